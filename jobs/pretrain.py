@@ -1,0 +1,38 @@
+"""A shard store -> a pretrained backbone, on any number of workers.
+
+    python jobs/pretrain.py --experiment pretrain --set addresses.store=s3://lab/shards --set addresses.runs=s3://lab/runs
+
+The same pretrain.run_name resumes the same run. Subjects that the experiment's finetune section holds out are not seen.
+"""
+
+from __future__ import annotations
+
+from emod.cli import experiment_parser, load_requested, run_job, show_plan
+
+
+def main() -> None:
+    arguments = experiment_parser(__doc__, default="pretrain").parse_args()
+    experiment = load_requested(arguments)
+
+    from emod.shards import ShardStore
+
+    store = ShardStore.open(experiment.addresses.store_url())
+    if arguments.dry_run:
+        from emod.training import count_steps
+
+        settings = experiment.pretrain
+        windows = 9 * settings.rounds * len(experiment.corpora)
+        steps = count_steps(experiment, store)
+        show_plan(experiment, [f"{steps} steps of {windows} windows on {settings.workers} workers"])
+        return
+
+    from emod.workflow import on_ray, pretrain_backbone, uri_of
+
+    with on_ray(quiet=True):
+        _, run_id = pretrain_backbone(experiment, store)
+    print(f"backbone: {experiment.addresses.runs_url()}/{experiment.pretrain.run_name}/model")
+    print(f"MLflow run {run_id} in {uri_of(experiment)}")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,53 @@
+"""What a corpus and a run ARE: frozen strict models. The only room that reads YAML; it imports nothing heavy."""
+
+from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, RatingScale
+from emod.catalog.experiment import (
+    Addresses,
+    Experiment,
+    FinetuneSettings,
+    IngestSettings,
+    PretrainSettings,
+    SimulateSettings,
+    SplitSettings,
+)
+from emod.catalog.load import (
+    catalog_root,
+    corpus_names,
+    dump_yaml,
+    experiment_names,
+    fingerprint,
+    load_corpus,
+    load_emotion_words,
+    load_experiment,
+    load_simulation,
+)
+from emod.catalog.model import EmodConfig
+from emod.catalog.signal import IcaSettings, SignalSettings
+from emod.catalog.simulation import SimulationSettings
+
+__all__ = [
+    "Addresses",
+    "CleaningStage",
+    "CorpusCatalog",
+    "EmodConfig",
+    "EmotionWord",
+    "Experiment",
+    "FinetuneSettings",
+    "IcaSettings",
+    "IngestSettings",
+    "PretrainSettings",
+    "RatingScale",
+    "SignalSettings",
+    "SimulateSettings",
+    "SimulationSettings",
+    "SplitSettings",
+    "catalog_root",
+    "corpus_names",
+    "dump_yaml",
+    "experiment_names",
+    "fingerprint",
+    "load_corpus",
+    "load_emotion_words",
+    "load_experiment",
+    "load_simulation",
+]

@@ -1,0 +1,179 @@
+"""What a run IS: every choice that changes a result, in one frozen model.
+
+Addresses (where data, shards and runs lie) may stand here or in the environment; secrets never stand here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, overload
+
+from pydantic import Field, model_validator
+
+from emod.catalog.model import EmodConfig
+from emod.catalog.signal import SignalSettings
+from emod.catalog.simulation import SimulationSettings
+from emod.catalog.strict import Strict
+from emod.errors import RequestError
+
+__all__ = [
+    "Addresses",
+    "Experiment",
+    "FinetuneSettings",
+    "IngestSettings",
+    "PretrainSettings",
+    "SimulateSettings",
+    "SplitSettings",
+]
+
+
+class Addresses(Strict):
+    """Where things lie; any URL fsspec reads. What is absent here comes from the environment."""
+
+    data: dict[str, str] = Field(default_factory=dict, description="corpus -> its top folder; else $EMOD_DATA/<corpus>")
+    store: str | None = Field(default=None, description="the shard store; else $EMOD_STORE")
+    runs: str | None = Field(default=None, description="Ray Train's storage path; else $EMOD_RUNS")
+
+    def resolve(self, corpora: tuple[str, ...]) -> Addresses:
+        """Fills in what the environment gives and makes local paths absolute: workers have neither our environment nor our folder."""
+        base = os.environ.get("EMOD_DATA")
+        given = {name: f"{base.rstrip('/')}/{name}" for name in corpora} if base else {}
+        return Addresses(
+            data={name: _absolute(url) for name, url in {**given, **self.data}.items()},
+            store=_absolute(self.store or os.environ.get("EMOD_STORE")),
+            runs=_absolute(self.runs or os.environ.get("EMOD_RUNS")),
+        )
+
+    def root_of(self, corpus: str) -> str:
+        """Top folder of a corpus, or RequestError naming both places where it can be given."""
+        return self._given(self.data.get(corpus), f"data.{corpus}", "EMOD_DATA")
+
+    def store_url(self) -> str:
+        """The shard store's URL, or RequestError naming both places where it can be given."""
+        return self._given(self.store, "store", "EMOD_STORE")
+
+    def runs_url(self) -> str:
+        """Ray Train's storage path, or RequestError naming both places where it can be given."""
+        return self._given(self.runs, "runs", "EMOD_RUNS")
+
+    @staticmethod
+    def _given(url: str | None, field: str, variable: str) -> str:
+        if not url:
+            raise RequestError(f"addresses.{field} is not given: use --set addresses.{field}=URL or set {variable}")
+        return url
+
+
+@overload
+def _absolute(url: str) -> str: ...
+@overload
+def _absolute(url: None) -> None: ...
+@overload
+def _absolute(url: str | None) -> str | None: ...
+def _absolute(url: str | None) -> str | None:
+    return url if url is None or "://" in url else os.path.abspath(url)
+
+
+class SimulateSettings(Strict):
+    """A simulated copy of a corpus: how many subjects and how much of each session."""
+
+    subjects: int = Field(default=8, ge=1)
+    sessions: int | None = Field(default=None, ge=1, description="None: as published")
+    trials: int | None = Field(default=None, ge=1, description="per session, the first ones; None: as published")
+    time_scale: float = Field(default=1.0, gt=0, le=1, description="clips last this fraction of the published length")
+    brain: SimulationSettings = Field(default_factory=SimulationSettings)
+
+
+class IngestSettings(Strict):
+    """How recordings become shards."""
+
+    shard_mb: int = Field(default=256, ge=1, le=512, description="upper size of a shard; published stores use 64-512")
+    strict: bool = Field(default=False, description="stop at the first problem instead of listing it")
+    cpus_per_recording: float = Field(default=1.0, gt=0)
+
+
+class PretrainSettings(Strict):
+    """Contrastive pretraining; the defaults are the paper's (EMOD, section Experiments)."""
+
+    run_name: str = Field(default="emod-pretrain", description="the same name resumes the same run")
+    epochs: int = Field(default=100, ge=1)
+    steps_per_epoch: int | None = Field(default=None, ge=1, description="None: (windows // corpora) // (9 rounds)")
+    rounds: int = Field(default=4, ge=1, description="windows per corpus, batch and region (m)")
+    empty_regions: Literal["round_robin", "nearest"] = "round_robin"
+    learning_rate: float = Field(default=5e-4, gt=0)
+    final_learning_rate: float = Field(default=1e-7, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip_norm: float = Field(default=3.0, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
+    d_max: float = Field(default=5.0, gt=0, description="plane distance at and beyond which a pair is negative")
+    workers: int = Field(default=1, ge=1)
+    gpu: bool = False
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    threads_per_worker: int = Field(default=1, ge=1)
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
+
+
+class SplitSettings(Strict):
+    """Subjects per role; whole subjects only, so no subject is in two roles."""
+
+    validation: float = Field(default=0.15, gt=0, lt=1, description="share of subjects")
+    test: float = Field(default=0.25, gt=0, lt=1, description="share of subjects")
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitSettings:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} + test {self.test} leave no subject to train on")
+        return self
+
+
+class FinetuneSettings(Strict):
+    """Fine-tuning on classes; the defaults are the paper's, one optimiser for every objective."""
+
+    run_name: str = Field(default="emod-finetune", description="the same name resumes the same run")
+    corpus: str = Field(description="the corpus whose classes are learned")
+    targets: tuple[Literal["emotion", "valence", "arousal"], ...] = Field(
+        default=("emotion",), min_length=1, description="valence and arousal mean low / high"
+    )
+    threshold: Literal["midpoint"] = Field(default="midpoint", description="low / high boundary: 0 of the plane")
+    ties: Literal["low", "high", "drop"] = Field(default="low", description="what a rating exactly at the boundary is")
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    epochs: int = Field(default=100, ge=1)
+    batch: int = Field(default=64, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    backbone_rate: float = Field(
+        default=0.5, ge=0, le=1, description="the backbone's rate over the head's; 0 freezes it"
+    )
+    final_learning_rate: float = Field(default=1e-6, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    gpu: bool = False
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    threads_per_worker: int = Field(default=1, ge=1)
+    max_failures: int = Field(default=3, ge=0)
+
+
+class Experiment(Strict):
+    """One run, whole: what is read, how it is cleaned, what is learned from it."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_.-]+$")
+    description: str
+    seed: int = Field(default=0, ge=0)
+    corpora: tuple[str, ...] = Field(min_length=1)
+    addresses: Addresses = Field(default_factory=Addresses)
+    simulate: dict[str, SimulateSettings] = Field(default_factory=dict, description="used by quickstart only")
+    signal: SignalSettings = Field(default_factory=SignalSettings)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
+    model: EmodConfig = Field(default_factory=EmodConfig)
+    pretrain: PretrainSettings = Field(default_factory=PretrainSettings)
+    finetune: FinetuneSettings | None = None
+
+    @model_validator(mode="after")
+    def _known_corpora(self) -> Experiment:
+        if len(set(self.corpora)) != len(self.corpora):
+            raise ValueError(f"corpora {list(self.corpora)} names a corpus twice")
+        if self.finetune is not None and self.finetune.corpus not in self.corpora:
+            raise ValueError(f"finetune.corpus {self.finetune.corpus!r} is not among corpora {list(self.corpora)}")
+        return self

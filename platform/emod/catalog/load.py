@@ -1,0 +1,222 @@
+"""YAML in catalogs/ -> frozen models: the one place that reads it, and the one place that words its errors.
+
+Precedence: defaults of the models, then the file, then ``a.b=c`` overrides in the order given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from emod.catalog.corpus import CorpusCatalog, EmotionWord
+from emod.catalog.experiment import Experiment
+from emod.catalog.simulation import SimulationSettings
+from emod.errors import RequestError
+
+__all__ = [
+    "catalog_root",
+    "corpus_names",
+    "dump_yaml",
+    "experiment_names",
+    "fingerprint",
+    "load_corpus",
+    "load_emotion_words",
+    "load_experiment",
+    "load_simulation",
+    "validate",
+]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys without a word; a configuration must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def catalog_root() -> Path:
+    """The catalogs/ folder: inside an installed wheel, else at the top of the repository."""
+    packaged = Path(__file__).resolve().parent.parent / "catalogs"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "catalogs"
+
+
+def corpus_names() -> tuple[str, ...]:
+    """Every corpus that has a catalog, sorted."""
+    return tuple(sorted(path.stem for path in (catalog_root() / "corpora").glob("*.yaml")))
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Every experiment that ships, sorted."""
+    return tuple(sorted(path.stem for path in (catalog_root() / "experiments").glob("*.yaml")))
+
+
+@cache
+def load_corpus(name: str) -> CorpusCatalog:
+    """Facts of one corpus by the name users type.
+
+    Raises:
+        RequestError: If there is no such corpus, or its file is not valid.
+    """
+    if name not in corpus_names():
+        raise RequestError(
+            f"corpus {name!r} has no catalog{_nearest(name, corpus_names())}; known: {', '.join(corpus_names())}"
+        )
+    path = catalog_root() / "corpora" / f"{name}.yaml"
+    catalog = validate(CorpusCatalog, _read_yaml(path), origin=str(path.name))
+    if catalog.name != name:
+        raise RequestError(f"{path.name}: name = {catalog.name!r} differs from the file's name; make them equal")
+    return catalog
+
+
+@cache
+def load_emotion_words() -> tuple[EmotionWord, ...]:
+    """The word table: every corpus' emotion words as points of the plane."""
+    path = catalog_root() / "emotion_words.yaml"
+    rows = _read_yaml(path)
+    if not isinstance(rows, list):
+        raise RequestError(f"{path.name}: expected a list of rows with corpus, emotion, valence, arousal, source")
+    words = tuple(validate(EmotionWord, row, origin=f"{path.name} row {i + 1}") for i, row in enumerate(rows))
+    keys = [(word.corpus, word.emotion) for word in words]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise RequestError(f"{path.name}: {sorted(twice)} stand twice; keep one row each")
+    return words
+
+
+@cache
+def load_simulation() -> SimulationSettings:
+    """The simulator's committed settings."""
+    path = catalog_root() / "simulation.yaml"
+    return validate(SimulationSettings, _read_yaml(path), origin=path.name)
+
+
+def load_experiment(name_or_file: str, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment by the name it ships under, or from a YAML file, with ``a.b=c`` overrides and addresses resolved.
+
+    Raises:
+        RequestError: One line that names the file, the field, its value and the cure.
+    """
+    shipped = catalog_root() / "experiments" / f"{name_or_file}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_file)
+    if not path.is_file():
+        raise RequestError(
+            f"--experiment {name_or_file!r} is neither a file nor a shipped experiment"
+            f"{_nearest(name_or_file, experiment_names())}; shipped: {', '.join(experiment_names())}"
+        )
+    raw = _read_yaml(path)
+    if not isinstance(raw, dict):
+        raise RequestError(f"{path.name}: expected a mapping of experiment fields at the top level")
+    for override in overrides:
+        _apply_override(raw, override)
+    experiment = validate(Experiment, raw, origin=path.name)
+    for corpus in experiment.corpora:
+        load_corpus(corpus)
+    return experiment.model_copy(update={"addresses": experiment.addresses.resolve(experiment.corpora)})
+
+
+def validate(model: type[M], raw: Any, *, origin: str) -> M:
+    """Builds a model from plain YAML values; the first error becomes one line with the cure."""
+    try:
+        # JSON mode: strict about types, yet a YAML list may become a tuple, which Python mode refuses.
+        return model.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        raise RequestError(f"{origin}: {_one_line(error, model)}") from None
+
+
+def fingerprint(model: BaseModel, *, exclude: Iterable[str] = ()) -> str:
+    """SHA-256 of a model's canonical JSON, hex: equal for equal settings, on any machine."""
+    plain = model.model_dump(mode="json", exclude=set(exclude))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """The resolved settings as YAML, in the order of their definition."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise RequestError(f"{path.name}: line {line}: {error.problem}; mend the YAML there") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({error}); check the path and its permissions") from None
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise RequestError(f"--set {override!r} is not of the form a.b=c")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise RequestError(f"--set {override!r}: the value is not YAML; quote it") from None
+    node = raw
+    for depth, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise RequestError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a group of fields")
+        node = child
+    node[keys[-1]] = value
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(model, first["loc"][:-1])
+        return f"{where}: unknown key{_nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}{more}"
+    if first["type"] == "missing":
+        return f"{where} is missing; add it{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    if first["type"] == "value_error" and isinstance(value, dict):
+        return f"{where}: {message}{more}"
+    if first["type"] == "float_type" and isinstance(value, str):
+        message += " (YAML reads 1e-7 as text: write 1.0e-7)"
+    shown = json.dumps(value, default=str)
+    return f"{where} = {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}{more}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields a model knows at a place deep inside it; empty where that is not a model."""
+    here: Any = model
+    for part in location:
+        annotation = here.model_fields[part].annotation if _is_model(here) and part in here.model_fields else here
+        here = next((inner for inner in _models_in(annotation)), annotation)
+    return sorted(here.model_fields) if _is_model(here) else []
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if _is_model(annotation):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

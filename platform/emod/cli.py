@@ -1,0 +1,128 @@
+"""What every job shares: its flags, its exit codes, its progress.
+
+It starts nothing and imports nothing heavy, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from emod.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from emod.catalog import Experiment
+
+__all__ = ["Tick", "experiment_parser", "load_requested", "progress", "run_job", "show_plan"]
+
+
+class Tick(Protocol):
+    """Advances a progress bar, with a few words about what was just done."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+
+
+def run_job(main: Callable[[], None]) -> None:
+    """Runs a job's main and exits: 0 done, 2 the request is wrong, 3 the data are incomplete or bad, 1 anything else.
+
+    The first two kinds of failure are one line on stderr; any other keeps its traceback.
+    """
+    try:
+        main()
+    except (RequestError, DataError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def experiment_parser(description: str, default: str) -> argparse.ArgumentParser:
+    """A parser with the flags every job has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--experiment",
+        default=default,
+        metavar="NAME_OR_FILE",
+        help=f"a name in catalogs/experiments/ or a file (default: {default})",
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="changes one field; repeatable, later ones win",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="prints the resolved experiment and the plan; starts nothing"
+    )
+    return parser
+
+
+def load_requested(arguments: argparse.Namespace) -> Experiment:
+    """The experiment that the flags of `experiment_parser` describe."""
+    from emod.catalog import load_experiment
+
+    return load_experiment(arguments.experiment, arguments.overrides)
+
+
+def show_plan(experiment: Experiment, lines: list[str]) -> None:
+    """What --dry-run prints: the resolved experiment, with secrets in URLs cut out, then the plan."""
+    from emod.catalog import dump_yaml
+    from emod.storage import redact
+
+    print(redact(dump_yaml(experiment)))
+    for line in lines:
+        print(f"plan: {redact(line)}")
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Tick]:
+    """A progress bar on a terminal; elsewhere a plain line at each tenth of the way.
+
+    Args:
+        label: What is being done.
+        total: How many steps; None where nobody knows.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+            task = bars.add_task(label, total=total, note="")
+
+            def advance(steps: int = 1, note: str = "") -> None:
+                bars.update(task, advance=steps, **({"note": note} if note else {}))
+
+            yield advance
+        return
+
+    done = 0
+
+    def report(steps: int = 1, note: str = "") -> None:
+        nonlocal done
+        before, done = done, done + steps
+        if total is None or before * 10 // total != done * 10 // total:
+            of = "" if total is None else f"/{total}"
+            print(f"{label}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield report

@@ -1,0 +1,59 @@
+"""Splits, targets, scores, controls and figures: what a result is worth and how it is shown.
+
+It trains nothing and reads no store: metadata tables and predictions come in, numbers and pictures go out. The figures
+are loaded when first asked for, so that scoring does not wait for matplotlib.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emod.evaluation.metrics import Evaluation, Interval, Scores, evaluate, majority_class, score, subject_interval
+from emod.evaluation.protocols import Split, split_subjects
+from emod.evaluation.targets import Target, make_target
+
+if TYPE_CHECKING:
+    from emod.evaluation.figures import (
+        draw_cleaning,
+        draw_confusion,
+        draw_loss,
+        draw_plane,
+        draw_results,
+        draw_spectrum,
+    )
+    from emod.evaluation.spectra import alpha_peak_hz, alpha_prominence_db, power_spectrum
+
+__all__ = [
+    "Evaluation",
+    "Interval",
+    "Scores",
+    "Split",
+    "Target",
+    "alpha_peak_hz",
+    "alpha_prominence_db",
+    "draw_cleaning",
+    "draw_confusion",
+    "draw_loss",
+    "draw_plane",
+    "draw_results",
+    "draw_spectrum",
+    "evaluate",
+    "majority_class",
+    "make_target",
+    "power_spectrum",
+    "score",
+    "split_subjects",
+    "subject_interval",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("draw_") and name in __all__:
+        from emod.evaluation import figures
+
+        return getattr(figures, name)
+    if name in {"alpha_peak_hz", "alpha_prominence_db", "power_spectrum"}:
+        from emod.evaluation import spectra
+
+        return getattr(spectra, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

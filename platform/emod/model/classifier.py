@@ -1,0 +1,29 @@
+"""The fine-tuned network: a backbone and the paper's "simple linear classifier".
+
+Does not compute a loss and does not name classes. Shapes: B windows, C electrodes, T samples, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from emod.model.emod import Emod
+
+
+class EmodClassifier(nn.Module):
+    """Attention-pooled embedding -> dropout -> Linear.
+
+    The backbone's projection head takes no part: its parameters get no gradient.
+    """
+
+    def __init__(self, backbone: Emod, n_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Sequential(nn.Dropout(backbone.config.pool_dropout), nn.Linear(backbone.config.width, n_classes))
+
+    def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+        """(B, C, T) windows, arguments as ``Emod.tokens`` -> (B, K) logits."""
+        logits: Tensor = self.head(self.backbone.embed(eeg, channels, sfreq_hz))
+        return logits

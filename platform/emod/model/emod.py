@@ -1,0 +1,94 @@
+"""The network: windows of any electrodes, length and sampling rate in; tokens, embedding and projection out.
+
+It knows no ranks, no corpora and no labels. Shapes: B windows, C electrodes, T samples, N tokens, D width,
+P projection width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from emod.catalog.model import EmodConfig
+from emod.model.attention import AxialLayer
+from emod.model.heads import AttentionPool, ProjectionHead
+from emod.model.tokenizer import TripleDomainEncoder
+
+
+def count_tokens(n_samples: int, sfreq_hz: float, token_rate_hz: float = 5.0) -> int:
+    """Number of tokens of a window: max(1, floor(token_rate_hz * n_samples / sfreq_hz)).
+
+    Raises:
+        ValueError: If ``sfreq_hz`` is not a positive number.
+    """
+    if not (math.isfinite(sfreq_hz) and sfreq_hz > 0):
+        raise ValueError(f"sfreq_hz = {sfreq_hz}: give the sampling rate in Hz, above 0")
+    # The margin: 18.4 * 375 / 100 is 69, but just below it in doubles.
+    return max(1, math.floor(token_rate_hz * n_samples / sfreq_hz + 1e-9))
+
+
+class Emod(nn.Module):
+    """EEG windows -> tokens, embedding, projection (EMOD, AAAI 2026, arXiv 2511.05863).
+
+    Reordering electrodes together with their names reorders ``tokens`` and leaves the other outputs unchanged.
+    """
+
+    def __init__(self, config: EmodConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = TripleDomainEncoder(config)
+        self.transformer = nn.Sequential(*(AxialLayer(config) for _ in range(config.layers)))
+        self.pool = AttentionPool(config.width, config.pool_dropout)
+        self.projection = ProjectionHead(config)
+
+    def tokens(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+        """Run the backbone.
+
+        Args:
+            eeg: (B, C, T) floats, normalised; T >= 1, shorter than the kernel too.
+            channels: C electrode names, shared by the batch.
+            sfreq_hz: Sampling rate of ``eeg``, > 0.
+
+        Returns:
+            (B, C, N, D), N = ``count_tokens(T, sfreq_hz, config.token_rate_hz)``.
+
+        Raises:
+            ValueError: If an electrode is unknown or given twice, the names are not one per electrode of ``eeg``, or
+                ``sfreq_hz`` is not positive.
+        """
+        if len(channels) != eeg.shape[1]:
+            raise ValueError(f"channels: {len(channels)} names for {eeg.shape[1]} electrodes: give one name per row")
+        n_tokens = count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)
+        tokens: Tensor = self.transformer(self.encoder(eeg, channels, n_tokens))
+        return tokens
+
+    def embed(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+        """Pool the tokens of each window; arguments as ``tokens``, returns (B, D)."""
+        embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz))
+        return embedding
+
+    def project(self, embedding: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Map embeddings to the sphere on which the contrastive loss compares them.
+
+        In training its batch statistics are those of the rows given here; for statistics over all workers, gather
+        the embeddings first.
+
+        Args:
+            embedding: (B, D).
+            groups: (B,) integer corpus ids, >= 0, used in training if ``projection_statistics`` is "corpus"; None says
+                that all rows are of one corpus.
+
+        Returns:
+            (B, P) rows of length one.
+
+        Raises:
+            ValueError: In training, if statistics would rest on a single row.
+        """
+        projection: Tensor = self.projection(embedding, groups)
+        return projection
+
+    def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+        """``project(embed(...))`` of windows of one corpus: (B, C, T) -> (B, P) rows of length one."""
+        return self.project(self.embed(eeg, channels, sfreq_hz))

@@ -1,0 +1,132 @@
+"""The bytes of a store: which columns a window has, how tensors lie in a shard, what a manifest says.
+
+A store is a folder:
+
+    manifest-000001-<hash>.json          one per version, written last; the newest is the store
+    shards/<corpus>/<name>-<hash>.arrow  Arrow IPC, one row per window: window_id, window (float16, C x T)
+    shards/<corpus>/<name>-<hash>.parquet  its metadata columns, row for row
+
+Tensors use Arrow's own fixed-shape type, so any Arrow reader opens them without this project. Files are immutable and
+named by their content. Nothing here touches a disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field
+
+from emod.catalog.strict import Strict
+
+__all__ = [
+    "FORMAT",
+    "METADATA",
+    "TENSOR",
+    "CorpusEntry",
+    "Manifest",
+    "ShardEntry",
+    "tensor_array",
+    "window_schema",
+]
+
+FORMAT = 1
+TENSOR = "window"
+
+METADATA = pa.schema(
+    [
+        pa.field("window_id", pa.string(), nullable=False),  # corpus/subject/session/trial/index: unique in a store
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("subject", pa.string(), nullable=False),
+        pa.field("session", pa.string(), nullable=False),
+        pa.field("trial", pa.string(), nullable=False),
+        pa.field("stimulus", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),  # from the start of the trial's stimulus part
+        pa.field("valence", pa.float64(), nullable=False),  # plane, [-4, 4]
+        pa.field("arousal", pa.float64(), nullable=False),
+        pa.field("rating_valence", pa.float64()),  # the corpus' own scale; null where words were given
+        pa.field("rating_arousal", pa.float64()),
+        pa.field("emotion", pa.string()),  # the corpus' own word; null where ratings were given
+        pa.field("label_kind", pa.string(), nullable=False),  # which of the two was measured: rating or emotion
+        pa.field("va_region", pa.int64(), nullable=False),  # 0..8
+        pa.field("scale_uv", pa.float64(), nullable=False),  # microvolt by which the tensor was divided
+        pa.field("source", pa.string(), nullable=False),  # object the window came from
+    ]
+)
+
+
+class ShardEntry(Strict):
+    """One shard as the manifest knows it. Paths are relative to the store."""
+
+    tensors: str
+    metadata: str
+    rows: int = Field(gt=0)
+    tensors_sha256: str
+    metadata_sha256: str
+    tensors_bytes: int
+
+
+class CorpusEntry(Strict):
+    """One corpus of a store version."""
+
+    fingerprint: str = Field(description="of the recordings, the settings and the code that made the windows")
+    simulated: bool
+    channels: tuple[str, ...]
+    sfreq_hz: float
+    window_s: float
+    n_windows: int
+    n_recordings: int
+    n_subjects: int
+    shards: tuple[ShardEntry, ...]
+    problems: tuple[dict[str, str | None], ...] = Field(description="what was skipped and why")
+    cleaning: dict[str, Any] = Field(description="what the stages did, summed over recordings")
+
+
+class Manifest(Strict):
+    """One version of a store, complete when it can be read."""
+
+    format: Literal[1] = FORMAT
+    version: int = Field(ge=1)
+    emod_version: str
+    settings: dict[str, Any] = Field(description="the signal settings every corpus went through")
+    corpora: dict[str, CorpusEntry]
+
+    def encode(self) -> bytes:
+        """The manifest's bytes."""
+        return self.model_dump_json(indent=1).encode()
+
+    def file_name(self) -> str:
+        """Name by version and content: two different manifests never share a name."""
+        return f"manifest-{self.version:06d}-{hashlib.sha256(self.encode()).hexdigest()[:16]}.json"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what the windows are, hex: the lineage of everything learned from them.
+
+        It covers the shards' checksums and nothing that differs between two equal ingests.
+        """
+        content = {
+            name: [(s.tensors_sha256, s.metadata_sha256) for s in entry.shards] for name, entry in self.corpora.items()
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def window_schema(n_channels: int, n_samples: int, metadata: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Schema of a table of windows: the metadata fields given, then the tensor."""
+    return pa.schema(
+        [*metadata, pa.field(TENSOR, pa.fixed_shape_tensor(pa.float16(), (n_channels, n_samples)), nullable=False)]
+    )
+
+
+def tensor_array(windows: npt.NDArray[np.float16]) -> pa.Array:
+    """Arrow column of (n, C, T) float16 windows, without a copy."""
+    assert windows.dtype == np.float16 and windows.ndim == 3
+    n, n_channels, n_samples = windows.shape
+    flat = pa.array(np.ascontiguousarray(windows).reshape(-1), type=pa.float16())
+    storage = pa.FixedSizeListArray.from_arrays(flat, n_channels * n_samples)
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), (n_channels, n_samples)), storage)

@@ -1,0 +1,263 @@
+"""Reading a store: metadata as an Arrow table, windows as tensors, straight from memory-mapped shards.
+
+Shards on object storage are copied once to a local cache and checked against their checksum. Opening reads the
+manifest only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import ValidationError
+
+from emod import storage
+from emod.errors import DataError, RequestError
+from emod.shards.format import METADATA, TENSOR, CorpusEntry, Manifest, ShardEntry
+
+__all__ = ["ShardStore", "newest_manifest"]
+
+_MANIFEST = re.compile(r"manifest-(\d{6})-[0-9a-f]{16}\.json")
+_MANIFEST_BYTES = 256 * 2**20
+
+
+def newest_manifest(url: str) -> Manifest | None:
+    """The newest complete version of a store, or None where there is none yet.
+
+    Two manifests of one version (two ingests at once) are told apart by name, so every reader picks the same.
+    """
+    if not storage.exists(url):
+        return None
+    names = sorted((m[1], name) for name in storage.list_files(url) if (m := _MANIFEST.fullmatch(name)))
+    if not names:
+        return None
+    source = storage.join(url, names[-1][1])
+    try:
+        return Manifest.model_validate_json(storage.read_bytes(source, at_most=_MANIFEST_BYTES))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{source}: {where}: {first['msg']}; run jobs/ingest.py again to write a new version") from None
+
+
+class ShardStore:
+    """One version of a store.
+
+    Args:
+        url: The store's folder, any URL fsspec reads.
+        manifest: The version to read.
+        cache: Folder for copies of remote shards; default ``$EMOD_CACHE``, else a folder of this user's below the
+            system's temporary one.
+    """
+
+    def __init__(self, url: str, manifest: Manifest, *, cache: str | None = None) -> None:
+        self.url = url
+        self.manifest = manifest
+        default = os.path.join(tempfile.gettempdir(), f"emod-cache-{os.getuid()}")
+        self._cache = Path(cache or os.environ.get("EMOD_CACHE") or default)
+        self._readers: dict[str, _CorpusReader] = {}
+
+    @classmethod
+    def open(cls, url: str, *, cache: str | None = None) -> ShardStore:
+        """Opens the newest complete version.
+
+        Raises:
+            RequestError: If there is no store at this URL.
+            DataError: If its manifest is not valid.
+        """
+        manifest = newest_manifest(url)
+        if manifest is None:
+            raise RequestError(f"{url}: no shard store here (no manifest); run jobs/ingest.py first or check the URL")
+        return cls(url, manifest, cache=cache)
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora in this version, sorted."""
+        return tuple(sorted(self.manifest.corpora))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any corpus here is simulated."""
+        return any(entry.simulated for entry in self.manifest.corpora.values())
+
+    def channels(self, corpus: str) -> tuple[str, ...]:
+        """Canonical electrode names, in tensor order."""
+        return self._entry(corpus).channels
+
+    def sfreq_hz(self, corpus: str) -> float:
+        """Sampling rate of the windows."""
+        return self._entry(corpus).sfreq_hz
+
+    def window_s(self, corpus: str) -> float:
+        """Length of a window in seconds."""
+        return self._entry(corpus).window_s
+
+    def metadata(self, corpus: str) -> pa.Table:
+        """One row per window, in store order; columns of ``emod.shards.METADATA``."""
+        return self._reader(corpus).metadata
+
+    def windows(
+        self, corpus: str, rows: npt.ArrayLike, *, unit: Literal["normalised", "uv"] = "normalised"
+    ) -> npt.NDArray[np.float32]:
+        """Windows by row number of ``metadata``, in the order asked for.
+
+        Args:
+            corpus: A corpus of this store.
+            rows: (n,) integers in 0..n_windows-1; repeats are fine.
+            unit: ``normalised`` as the model reads them, or ``uv`` for microvolt.
+
+        Returns:
+            (n, C, T) float32.
+
+        Raises:
+            IndexError: If a row is out of range.
+            DataError: If a shard is missing or damaged.
+        """
+        reader = self._reader(corpus)
+        wanted = np.asarray(rows, dtype=np.int64)
+        windows = reader.gather(wanted)
+        if unit == "uv":
+            windows *= reader.scale_uv[wanted, None, None]
+        return windows
+
+    def verify(self) -> list[str]:
+        """Recomputes every checksum and row count; an empty list means the store is whole."""
+        found: list[str] = []
+        for corpus in self.corpora:
+            entry = self._entry(corpus)
+            rows = 0
+            for shard in entry.shards:
+                problems = self._verify_shard(shard)
+                found += [f"{corpus}: {problem}" for problem in problems]
+                rows += shard.rows
+            if rows != entry.n_windows:
+                found.append(f"{corpus}: shards hold {rows} windows where the manifest says {entry.n_windows}")
+        return found
+
+    def _verify_shard(self, shard: ShardEntry) -> list[str]:
+        tables = []
+        for path, expected in ((shard.tensors, shard.tensors_sha256), (shard.metadata, shard.metadata_sha256)):
+            url = storage.join(self.url, path)
+            try:
+                with storage.open_binary(url) as stream:
+                    if (found := hashlib.file_digest(stream, "sha256").hexdigest()) != expected:  # type: ignore[arg-type]
+                        return [f"{path}: checksum {found[:16]} where the manifest says {expected[:16]}"]
+                    stream.seek(0)
+                    data = pa.BufferReader(stream.read())
+            except RequestError as error:
+                return [f"{path}: missing ({error})"]
+            tables.append(pa.ipc.open_file(data).read_all() if path == shard.tensors else pq.read_table(data))
+        tensors, metadata = tables
+        if not tensors.num_rows == metadata.num_rows == shard.rows:
+            return [
+                f"{shard.tensors}: {tensors.num_rows} tensors, {metadata.num_rows} rows, manifest says {shard.rows}"
+            ]
+        if tensors["window_id"].to_pylist() != metadata["window_id"].to_pylist():
+            return [f"{shard.tensors}: window ids differ from {shard.metadata}"]
+        return []
+
+    def _entry(self, corpus: str) -> CorpusEntry:
+        if corpus not in self.manifest.corpora:
+            raise RequestError(f"corpus {corpus!r} is not in the store {self.url}; it holds {', '.join(self.corpora)}")
+        return self.manifest.corpora[corpus]
+
+    def _reader(self, corpus: str) -> _CorpusReader:
+        if corpus not in self._readers:
+            self._readers[corpus] = _CorpusReader(self.url, self._entry(corpus), self._cache)
+        return self._readers[corpus]
+
+
+class _CorpusReader:
+    """Memory-mapped shards of one corpus."""
+
+    def __init__(self, url: str, entry: CorpusEntry, cache: Path) -> None:
+        self._url = url
+        self._entry = entry
+        self._cache = cache
+        self._n_samples = round(entry.window_s * entry.sfreq_hz)
+
+    @cached_property
+    def metadata(self) -> pa.Table:
+        tables = [pq.read_table(self._local(shard.metadata, shard.metadata_sha256)) for shard in self._entry.shards]
+        return pa.concat_tables(tables) if tables else METADATA.empty_table()
+
+    @cached_property
+    def scale_uv(self) -> npt.NDArray[np.float32]:
+        scale: npt.NDArray[np.float32] = self.metadata["scale_uv"].to_numpy().astype(np.float32)
+        return scale
+
+    @cached_property
+    def _blocks(self) -> tuple[list[torch.Tensor], npt.NDArray[np.int64]]:
+        """(n, C, T) float16 views of all record batches, and the row at which each begins (the total at the end)."""
+        views = [
+            view
+            for shard in self._entry.shards
+            for view in _map_tensors(self._local(shard.tensors, shard.tensors_sha256))
+        ]
+        starts = np.cumsum([0, *(len(view) for view in views)], dtype=np.int64)
+        return views, starts
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        views, starts = self._blocks
+        if rows.size and not 0 <= rows.min() <= rows.max() < starts[-1]:
+            raise IndexError(f"rows {rows.min()}..{rows.max()} asked for where the corpus holds 0..{starts[-1] - 1}")
+        out = torch.empty((len(rows), len(self._entry.channels), self._n_samples), dtype=torch.float32)
+        blocks = np.searchsorted(starts, rows, side="right") - 1
+        for position, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
+            out[position].copy_(views[block][row - int(starts[block])])
+        return out.numpy()
+
+    def _local(self, path: str, sha256: str) -> str:
+        """A local path of a store's file: its own where the store is local, a checked copy elsewhere."""
+        url = storage.join(self._url, path)
+        if storage.is_local(url):
+            local = Path(url.removeprefix("file://"))
+            if not local.is_file():
+                raise DataError(f"{url}: a shard of the manifest is missing; restore it or run jobs/ingest.py again")
+            return str(local)
+        cached = self._cache / f"{sha256}{Path(path).suffix}"
+        if not cached.is_file():
+            self._cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
+                fresh = Path(scratch) / "download"
+                storage.download(url, str(fresh))
+                with fresh.open("rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+                if found != sha256:
+                    raise DataError(
+                        f"{url}: checksum {found[:16]} where the manifest says {sha256[:16]}; restore the shard"
+                    )
+                fresh.replace(cached)
+        return str(cached)
+
+
+def _map_tensors(path: str) -> list[torch.Tensor]:
+    """(n, C, T) float16 tensors over a shard's mapped pages, one a record batch; nothing is copied.
+
+    torch converts float16 about four times as fast as numpy does, so the views are torch's. It refuses read-only
+    memory, hence a private map: a write would copy the page, and nobody writes.
+    """
+    with open(path, "rb") as stream:
+        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    buffer = pa.py_buffer(memory)
+    reader = pa.ipc.open_file(buffer)
+    views = []
+    for index in range(reader.num_record_batches):
+        batch = reader.get_batch(index)
+        column = batch.column(batch.schema.get_field_index(TENSOR))
+        values = column.storage.flatten()
+        offset = values.buffers()[1].address - buffer.address + 2 * values.offset
+        flat = torch.frombuffer(memory, dtype=torch.float16, offset=offset, count=len(values))
+        views.append(flat.view(len(batch), *column.type.shape))
+    return views

@@ -1,0 +1,22 @@
+"""One recording in, clean windows out: electrode names, filter, ICA, reference, windows.
+
+Importing this room loads neither MNE nor torch: ``emod.signal.clean`` and ``emod.signal.serving`` are imported by name.
+"""
+
+from __future__ import annotations
+
+from emod.signal.montage import ALIASES, ELECTRODES, canonical_name, canonical_names, positions
+from emod.signal.window import MAD_TO_SD, normalise, robust_scale_uv, window_length, window_starts
+
+__all__ = [
+    "ALIASES",
+    "ELECTRODES",
+    "MAD_TO_SD",
+    "canonical_name",
+    "canonical_names",
+    "normalise",
+    "positions",
+    "robust_scale_uv",
+    "window_length",
+    "window_starts",
+]

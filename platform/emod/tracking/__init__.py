@@ -1,0 +1,27 @@
+"""MLflow: runs that resume, the registry, and the model that is served.
+
+``emod.tracking.served`` is not imported here: it is the file MLflow runs to build the served model.
+"""
+
+from __future__ import annotations
+
+from emod.tracking.registry import register_model
+from emod.tracking.runs import MetricLog, ensure_run, finish, log_experiment, log_lineage, redact, tracking_uri
+from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
+
+__all__ = [
+    "MetricLog",
+    "ModelCard",
+    "Servable",
+    "TrainedCorpus",
+    "TrainedOn",
+    "ensure_run",
+    "finish",
+    "load_servable",
+    "log_experiment",
+    "log_lineage",
+    "redact",
+    "register_model",
+    "save_servable",
+    "tracking_uri",
+]

@@ -1,0 +1,338 @@
+"""MLflow runs: found again by name, with settings, lineage and metrics that survive a resume.
+
+Everything goes through a plain ``MlflowClient``: no active run, no global tracking URI, nothing written to the current
+folder. Secrets inside URLs are cut out before anything is sent. Models are not logged here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+import emod
+from emod.catalog import Experiment, dump_yaml, fingerprint
+from emod.errors import RequestError
+from emod.storage import is_local
+
+__all__ = ["MetricLog", "ensure_run", "finish", "log_experiment", "log_lineage", "redact", "tracking_uri"]
+
+RUN_NAME_TAG = "emod.run_name"
+
+# Where a run computes, not what: these may change when it is resumed, and MLflow's params may not.
+RESOURCE_FIELDS = frozenset(
+    {
+        "checkpoint_every_steps",
+        "cpus_per_recording",
+        "cpus_per_worker",
+        "gpu",
+        "max_failures",
+        "threads_per_worker",
+        "workers",
+    }
+)
+
+# MLflow's limits: params and tags per request, and the width of its digest column.
+BATCH = 100
+DIGEST_LENGTH = 36
+
+# A password may hold / and @, so the last @ of the word ends it. Signed URLs keep their signature in the query.
+_USER = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/@]+)@")
+_QUERY = re.compile(r"(?<=://)(\S*?)\?\S+")
+
+
+def redact(text: str) -> str:
+    """The text with user names, passwords and queries of every URL in it replaced by ``***``."""
+    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
+
+
+def tracking_uri(default_folder: str) -> str:
+    """Where runs are tracked: $MLFLOW_TRACKING_URI, else a sqlite database in a local folder.
+
+    Args:
+        default_folder: Used, and created if need be, only where the environment gives nothing.
+
+    Raises:
+        RequestError: If the environment gives nothing and the folder is not local or cannot be made.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if not is_local(default_folder):
+        raise RequestError(
+            f"{redact(default_folder)} cannot hold MLflow's database: set MLFLOW_TRACKING_URI to an MLflow server"
+        )
+    folder = Path(default_folder.removeprefix("file://")).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be made ({error.strerror}); use another folder") from None
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def ensure_run(uri: str, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> str:
+    """The id of the newest run of that name in that MLflow experiment, running again; a new run if there is none.
+
+    Args:
+        uri: From ``tracking_uri``. Beside a sqlite database, artifacts go to its neighbour folder ``mlartifacts``;
+            elsewhere the server decides.
+        experiment_name: Made if need be.
+        run_name: The same name finds the same run.
+        tags: Set on the run, new or found.
+
+    Raises:
+        RequestError: If MLflow cannot be reached or refuses, or the name cannot be searched for.
+    """
+    if "'" in run_name or not run_name:
+        raise RequestError(f"run_name = {run_name!r}: use letters, digits, dots, dashes, underscores")
+    with _worded(uri):
+        client = MlflowClient(tracking_uri=uri)
+        experiment_id = _ensure_experiment(client, uri, experiment_name)
+        found = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.`{RUN_NAME_TAG}` = '{run_name}'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+        )
+        if found:
+            run_id = str(found[0].info.run_id)
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = str(client.create_run(experiment_id, run_name=run_name).info.run_id)
+        _set_tags(client, run_id, {**tags, RUN_NAME_TAG: run_name})
+    return run_id
+
+
+def log_experiment(
+    client: MlflowClient, run_id: str, experiment: Experiment, *, world_size: int, exclude: Collection[str] = ()
+) -> None:
+    """Record what the run is: params, ``experiment.yaml``, and tags for code, versions and world size.
+
+    Params are the experiment's leaves (``pretrain.learning_rate``), addresses left out. Fields that only say where it
+    computes (workers, gpu, ...) are tags, since a resume may change them. Repeating it with equal settings is harmless.
+
+    Args:
+        client: Of the run's tracking URI.
+        run_id: From ``ensure_run``.
+        experiment: Resolved.
+        world_size: Number of workers of this attempt.
+        exclude: Top-level fields that play no part in this run; pretraining leaves out ``finetune``.
+
+    Raises:
+        RequestError: If the run was started with other settings.
+    """
+    plain = _redact_tree(experiment.model_dump(mode="json"))
+    parts = {key: value for key, value in plain.items() if key not in {"addresses", *exclude}}
+    leaves = dict(_leaves(parts))
+    resources = {key: value for key, value in leaves.items() if key.rpartition(".")[2] in RESOURCE_FIELDS}
+    params = {key: value for key, value in leaves.items() if key not in resources}
+    logged = client.get_run(run_id).data.params
+    for key, value in params.items():
+        if logged.get(key, value) != value:
+            raise RequestError(
+                f"{key} = {value}, but this run was started with {logged[key]}: use another run_name or the old value"
+            )
+    new = [Param(key, value) for key, value in params.items() if key not in logged]
+    for start in range(0, len(new), BATCH):
+        client.log_batch(run_id, params=new[start : start + BATCH])
+    client.log_text(run_id, dump_yaml(Experiment.model_validate_json(json.dumps(plain))), "experiment.yaml")
+    _set_tags(
+        client,
+        run_id,
+        {
+            "emod.experiment": experiment.name,
+            "emod.experiment_hash": fingerprint(experiment, exclude=("addresses",)),
+            "emod.world_size": str(world_size),
+            **{f"emod.{key}": value for key, value in resources.items()},
+            **_code_tags(),
+        },
+    )
+
+
+def log_lineage(
+    client: MlflowClient, run_id: str, *, store_url: str, manifest_hash: str, simulated: bool, corpora: Collection[str]
+) -> None:
+    """Record which shard store the run reads, as an MLflow dataset input and as tags.
+
+    Args:
+        client: Of the run's tracking URI.
+        run_id: From ``ensure_run``.
+        store_url: Where the store lies; secrets in it are cut out.
+        manifest_hash: The tag holds it whole, the dataset's digest its first 36 characters (MLflow's limit).
+        simulated: Whether any recording in the store is simulated.
+        corpora: Read by this run.
+    """
+    url = redact(store_url)
+    dataset = Dataset(
+        name="shards",
+        digest=manifest_hash[:DIGEST_LENGTH],
+        source_type="local" if is_local(store_url) else store_url.partition("://")[0],
+        source=json.dumps({"uri": url}),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    _set_tags(
+        client,
+        run_id,
+        {
+            "emod.manifest": manifest_hash,
+            "emod.simulated": "true" if simulated else "false",
+            "emod.corpora": ",".join(sorted(corpora)),
+            "emod.store": url,
+        },
+    )
+
+
+class MetricLog:
+    """Metrics of one run, sent in batches, each name at most once per step, across resumes too.
+
+    A name is asked for at the tracking store when it first appears: steps up to its last logged one are dropped, since
+    a run resumed from a checkpoint replays them. NaN and infinities are not sent, because MLflow stores infinities as
+    1.8e308, which ruins the chart; the tag ``emod.non_finite`` says which name had one first, and when.
+    """
+
+    LARGEST_BUFFER = 500
+    LONGEST_WAIT_S = 5.0
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._last_step: dict[str, int] = {}
+        self._buffer: list[Metric] = []
+        self._sent_at = time.monotonic()
+        self._reported_non_finite = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the values of one step; steps rise. What is kept is sent with the next batch."""
+        now_ms = int(time.time() * 1000)
+        for name, value in values.items():
+            if step <= self._last_logged(name):
+                continue
+            self._last_step[name] = step
+            if math.isfinite(value):
+                self._buffer.append(Metric(name, float(value), now_ms, step))
+            elif not self._reported_non_finite:
+                self._client.set_tag(self._run_id, "emod.non_finite", f"{name} = {value} at step {step}")
+                self._reported_non_finite = True
+        if len(self._buffer) >= self.LARGEST_BUFFER or time.monotonic() - self._sent_at > self.LONGEST_WAIT_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is kept. Call it before each checkpoint and at the end."""
+        for start in range(0, len(self._buffer), self.LARGEST_BUFFER):
+            self._client.log_batch(self._run_id, metrics=self._buffer[start : start + self.LARGEST_BUFFER])
+        self._buffer.clear()
+        self._sent_at = time.monotonic()
+
+    def _last_logged(self, name: str) -> int:
+        if name not in self._last_step:
+            history = self._client.get_metric_history(self._run_id, name)
+            self._last_step[name] = max((metric.step for metric in history), default=-1)
+        return self._last_step[name]
+
+
+def finish(client: MlflowClient, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """Mark the run as ended; ``ensure_run`` can take it up again."""
+    client.set_terminated(run_id, status)
+
+
+def _redact_tree(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redact_tree(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_redact_tree(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _set_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    client.log_batch(run_id, tags=[RunTag(key, redact(value)) for key, value in tags.items()])
+
+
+def _ensure_experiment(client: MlflowClient, uri: str, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifact_location(uri)))
+        except MlflowException as error:
+            # Another worker may have made it between the two calls.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise RequestError(f"MLflow experiment {name!r} is deleted: restore it there, or use another name")
+    return str(experiment.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Where a new experiment keeps files; MLflow's own default for a bare database is the current folder."""
+    dialect = uri.partition(":")[0].partition("+")[0]
+    if dialect == "sqlite":
+        return str(Path(uri.partition(":///")[2].partition("?")[0]).resolve().parent / "mlartifacts")
+    if dialect in {"postgresql", "mysql", "mssql"}:
+        raise RequestError(
+            f"MLFLOW_TRACKING_URI = {redact(uri)}: a bare database has no place for artifacts; put an MLflow server "
+            "before it and give that one's http address"
+        )
+    return None
+
+
+def _code_tags() -> dict[str, str]:
+    tags = {"emod.version": emod.__version__, "emod.version.python": sys.version.split()[0]}
+    for package in ("ray", "torch", "mne"):
+        try:
+            tags[f"emod.version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    if commit := _git_commit(Path(emod.__file__).parent):
+        tags["emod.git_commit"] = commit
+    return tags
+
+
+def _git_commit(package: Path) -> str | None:
+    """Commit of the repository that tracks the package, with ``-dirty`` if a tracked file was changed; else None."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*words: str) -> str | None:
+        done = subprocess.run([git, "-C", str(package), *words], capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie inside somebody else's repository, so being in one is not enough.
+    if ask("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if ask("status", "--porcelain", "--untracked-files=no") else commit
+
+
+@contextmanager
+def _worded(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RequestError(
+            f"MLflow at {redact(uri)}: {redact(first)}; check MLFLOW_TRACKING_URI and that the server runs"
+        ) from None

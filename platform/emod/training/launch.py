@@ -1,0 +1,172 @@
+"""Ray Train runs by name: start or resume, watch, and turn failures into the platform's own errors.
+
+The same name and storage path resume a run from its last checkpoint, whatever ended it. It knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from emod import storage
+from emod.catalog import Experiment, fingerprint
+from emod.cli import Tick
+from emod.errors import DataError, RequestError
+from emod.shards import ShardStore
+
+__all__ = ["TrainResources", "Watch", "claim_run", "launch", "report_checkpoint"]
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where workers say how far they are; the driver reads it for its progress bar."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._note = ""
+
+    def post(self, done: int, note: str) -> None:
+        self._done, self._note = done, note
+
+    def read(self) -> tuple[int, str]:
+        return self._done, self._note
+
+
+class Watch:
+    """A worker's line to the driver's progress bar."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def post(self, done: int, note: str) -> None:
+        """Says how many units of work are done."""
+        self._board.post.remote(done, note)
+
+
+class TrainResources:
+    """What each worker of a run gets."""
+
+    def __init__(self, workers: int, cpus_per_worker: float, gpu: bool, max_failures: int) -> None:
+        self.scaling = ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if gpu else {})},
+        )
+        self.failure = ray.train.FailureConfig(max_failures=max_failures)
+
+
+def claim_run(runs_url: str, run_name: str, experiment: Experiment, store: ShardStore, *, room: str) -> None:
+    """Ties a run's name to one experiment on one store: resumed with others it would continue somebody else's run.
+
+    Raises:
+        RequestError: If the name belongs to another experiment or store.
+    """
+    claim = {
+        "room": room,
+        "experiment": fingerprint(experiment, exclude={"addresses", "simulate", "ingest", "description", "name"}),
+        "manifest": store.manifest.hash,
+    }
+    url = storage.join(runs_url, run_name, "claim.json")
+    if not storage.exists(url):
+        storage.write_bytes(url, json.dumps(claim).encode())
+        return
+    held = json.loads(storage.read_bytes(url, at_most=4096))
+    if differing := [key for key in claim if held.get(key) != claim[key]]:
+        raise RequestError(
+            f"run {run_name!r} in {runs_url} was made with another {' and '.join(differing)}; "
+            f"choose another {room}.run_name, or remove that folder"
+        )
+
+
+def launch(
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    run_name: str,
+    runs_url: str,
+    resources: TrainResources,
+    advance: Tick,
+) -> ray.train.Result:
+    """Runs a training loop on Ray Train to its end, resuming by name.
+
+    Args:
+        loop: Runs on every worker; gets ``config`` with a `Watch` under ``"watch"``.
+        config: JSON-able.
+        run_name: The run's name below ``runs_url``.
+        runs_url: Storage path, any URL fsspec writes.
+        resources: What each worker gets.
+        advance: The driver's progress bar.
+
+    Raises:
+        RequestError, DataError: As raised by a worker.
+        ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
+    """
+    board = _Board.remote()
+    filesystem, path = _ray_storage(runs_url)
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={**config, "watch": Watch(board)},
+        scaling_config=resources.scaling,
+        run_config=ray.train.RunConfig(
+            name=run_name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=resources.failure,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    stop = threading.Event()
+    mirror = threading.Thread(target=_mirror, args=(board, advance, stop), daemon=True)
+    mirror.start()
+    try:
+        return trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            cause = getattr(failure, "cause", failure)
+            for kind in (RequestError, DataError):
+                if isinstance(failure, kind) or isinstance(cause, kind):
+                    raise kind(str(cause)) from None
+        raise
+    finally:
+        stop.set()
+        mirror.join()
+
+
+def report_checkpoint(metrics: dict[str, float], write: Callable[[Path], None]) -> None:
+    """Reports to Ray Train from every worker; rank 0 attaches the checkpoint that ``write`` puts into a folder."""
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
+        write(Path(scratch))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(scratch))
+
+
+def _mirror(board: Any, advance: Tick, stop: threading.Event) -> None:
+    shown = 0
+    while True:
+        last = stop.wait(0.5)
+        done, note = ray.get(board.read.remote())
+        if done > shown:
+            advance(done - shown, note)
+            shown = done
+        if last:
+            return
+
+
+def _ray_storage(url: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
+    """Local paths go to Ray as they are; the rest through fsspec, since pyarrow's own S3 refuses some servers."""
+    if storage.is_local(url):
+        return None, str(Path(url.removeprefix("file://")).resolve())
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), path

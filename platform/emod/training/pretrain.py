@@ -1,0 +1,206 @@
+"""Pretraining on Ray Train: the driver's side and the loop that every worker runs.
+
+The network itself is stepped by `Pretrainer`. A run is resumed by its name; what it learned is left in
+``<runs>/<run_name>/model`` with a note of every subject it has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from mlflow import MlflowClient
+
+from emod import storage
+from emod.catalog import Experiment
+from emod.cli import Tick
+from emod.evaluation import split_subjects
+from emod.model import Emod, load_emod, load_weights, save_weights
+from emod.shards import Manifest, ShardStore
+from emod.tracking import MetricLog
+from emod.training.checkpoint import load_checkpoint, save_checkpoint
+from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
+from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
+
+__all__ = ["Pretrained", "count_steps", "held_out_subjects", "load_pretrained", "pretrain"]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining run.
+
+    Attributes:
+        model: The network, in evaluation mode, on the CPU.
+        seen: corpus -> subjects whose windows and labels it was trained on.
+        manifest_hash: Lineage of those windows.
+        simulated: Whether any of them was simulated.
+    """
+
+    model: Emod
+    seen: dict[str, tuple[str, ...]]
+    manifest_hash: str
+    simulated: bool
+
+
+def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
+    """corpus -> subjects that pretraining must not see, because fine-tuning will choose or test on them."""
+    if experiment.finetune is None:
+        return {}
+    name = experiment.finetune.corpus
+    split = split_subjects(store.metadata(name), experiment.finetune.split)
+    keys = (*split.subjects["validation"], *split.subjects["test"])
+    return {name: frozenset(key.partition("/")[2] for key in keys)}
+
+
+def count_steps(experiment: Experiment, store: ShardStore) -> int:
+    """Optimiser steps of the whole run."""
+    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
+    settings = experiment.pretrain
+    return settings.epochs * (settings.steps_per_epoch or make_plan(corpora, settings, experiment.seed).steps_per_epoch)
+
+
+def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, str], advance: Tick) -> Pretrained:
+    """Pretrains to the end, resuming the run of that name. Ray must be running.
+
+    Args:
+        experiment: The run.
+        store: Where the windows are.
+        tracking: MLflow's URI and the id of the run to log to.
+        advance: The driver's progress bar, one unit a step.
+
+    Raises:
+        RequestError: If the run's name belongs to another experiment.
+        DataError: If the loss is not finite, or a shard is damaged.
+    """
+    settings = experiment.pretrain
+    runs_url = experiment.addresses.runs_url()
+    claim_run(runs_url, settings.run_name, experiment, store, room="pretrain")
+    held_out = held_out_subjects(experiment, store)
+    config = {
+        "experiment": experiment.model_dump_json(),
+        "manifest": store.manifest.model_dump_json(),
+        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
+        "tracking": list(tracking),
+    }
+    result = launch(
+        _pretrain_worker,
+        config,
+        run_name=settings.run_name,
+        runs_url=runs_url,
+        resources=TrainResources(settings.workers, settings.cpus_per_worker, settings.gpu, settings.max_failures),
+        advance=advance,
+    )
+    assert result.checkpoint is not None, "the last step reports a checkpoint"
+    model = Emod(experiment.model)
+    with result.checkpoint.as_directory() as folder:
+        load_weights(Path(folder), model)
+    seen = {
+        name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
+        for name in experiment.corpora
+    }
+    pretrained = Pretrained(model.eval(), seen, store.manifest.hash, store.simulated)
+    _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
+    return pretrained
+
+
+def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
+    """What a finished run left.
+
+    Raises:
+        RequestError: If there is no such run, or it has not finished.
+    """
+    url = storage.join(runs_url, run_name, "model")
+    with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
+        for name in ("provenance.json", "model.json", "model.safetensors"):
+            storage.download(storage.join(url, name), str(Path(scratch, name)))
+        provenance = json.loads(Path(scratch, "provenance.json").read_text(encoding="utf-8"))
+        return Pretrained(
+            model=load_emod(Path(scratch)),
+            seen={name: tuple(subjects) for name, subjects in provenance["seen"].items()},
+            manifest_hash=provenance["manifest_hash"],
+            simulated=provenance["simulated"],
+        )
+
+
+def _export(pretrained: Pretrained, url: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
+        save_weights(Path(scratch), pretrained.model, pretrained.model.config)
+        for name in ("model.json", "model.safetensors"):
+            storage.upload(str(Path(scratch, name)), storage.join(url, name))
+    provenance = {
+        "seen": pretrained.seen,
+        "manifest_hash": pretrained.manifest_hash,
+        "simulated": pretrained.simulated,
+    }
+    # Written last: a folder with it is whole.
+    storage.write_bytes(storage.join(url, "provenance.json"), json.dumps(provenance, indent=1).encode())
+
+
+def _pretrain_worker(config: dict[str, Any]) -> None:
+    experiment = Experiment.model_validate_json(config["experiment"])
+    settings = experiment.pretrain
+    torch.set_num_threads(settings.threads_per_worker)
+    store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
+    held_out = {name: frozenset(subjects) for name, subjects in config["held_out"].items()}
+    pretrainer = Pretrainer(
+        store,
+        select_windows(store, experiment.corpora, held_out),
+        experiment.model,
+        settings,
+        seed=experiment.seed,
+        device=ray.train.torch.get_device(),
+        group=dist.group.WORLD if ray.train.get_context().get_world_size() > 1 else None,
+    )
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            position = load_checkpoint(Path(folder), pretrainer.model, pretrainer.optimiser)
+        pretrainer.next_step = position["next_step"]
+    rank = ray.train.get_context().get_world_rank()
+    log = MetricLog(MlflowClient(config["tracking"][0]), config["tracking"][1]) if rank == 0 else None
+    watch: Watch = config["watch"]
+    watch.post(pretrainer.next_step, "resumed" if pretrainer.next_step else "started")
+
+    def write(folder: Path) -> None:
+        position = {"next_step": pretrainer.next_step}
+        save_checkpoint(folder, pretrainer.model, experiment.model, pretrainer.optimiser, position)
+
+    for report in pretrainer.steps():
+        done = pretrainer.next_step
+        if log is not None:
+            log.log(done, _metrics(report, pretrainer))
+            watch.post(done, f"loss {report.loss:.3f}")
+        if done % settings.checkpoint_every_steps == 0 or done == pretrainer.total_steps:
+            if log is not None:
+                log.flush()
+            report_checkpoint({"loss": report.loss, "step": float(done)}, write)
+
+
+def _metrics(report: StepReport, pretrainer: Pretrainer) -> dict[str, float]:
+    metrics = {
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "gradient_norm": report.gradient_norm,
+        "anchors_without_positive": float(report.anchors_alone),
+        "windows_per_s": report.n_windows / report.step_s,
+        "data_wait_share": report.data_wait_s / report.step_s,
+        "memory_mb": _memory_mb(),
+        "epoch": pretrainer.next_step / pretrainer.steps_per_epoch,
+    }
+    if torch.cuda.is_available():
+        metrics["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return metrics
+
+
+def _memory_mb() -> float:
+    """Peak resident memory of this worker."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

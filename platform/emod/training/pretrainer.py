@@ -1,0 +1,249 @@
+"""One step of contrastive pretraining, on any number of workers. It knows torch.distributed and no Ray.
+
+Every worker embeds its part of the batch; embeddings, points and corpus ids are gathered; every worker then computes
+the same projection, with statistics of the global batch, and the same loss. Gradients of the backbone are summed over
+workers and those of the head, equal on all, are averaged: W workers take the step that one would.
+
+Shapes: B windows of the global batch, b of this worker, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from emod.affect import va_region
+from emod.catalog import EmodConfig, PretrainSettings
+from emod.errors import DataError
+from emod.model import Emod
+from emod.objective import contrastive_loss, gather_rows, va_weights
+from emod.sampling import RegionBalancedPlan
+from emod.shards import ShardStore
+
+__all__ = ["PretrainCorpus", "Pretrainer", "StepReport", "make_plan", "select_windows"]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PretrainCorpus:
+    """The windows of one corpus that pretraining may see.
+
+    Attributes:
+        rows: (n,) row numbers in the store.
+        va: (n, 2) their points on the plane, float32.
+        channels: Electrode names.
+        sfreq_hz: Sampling rate.
+    """
+
+    rows: Rows
+    va: npt.NDArray[np.float32]
+    channels: tuple[str, ...]
+    sfreq_hz: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. Seconds are this worker's."""
+
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    anchors_alone: int
+    n_windows: int
+    step_s: float
+    data_wait_s: float
+
+
+def select_windows(
+    store: ShardStore, corpora: tuple[str, ...], held_out: dict[str, frozenset[str]]
+) -> dict[str, PretrainCorpus]:
+    """All windows of the corpora, less those of held-out subjects.
+
+    Args:
+        store: An open store.
+        corpora: Names.
+        held_out: corpus -> subjects that a later evaluation must not have been seen by.
+
+    Raises:
+        DataError: If a corpus has no window left.
+    """
+    selected = {}
+    for name in corpora:
+        metadata = store.metadata(name)
+        subjects = np.asarray(metadata["subject"].to_pylist(), dtype=object)
+        rows = np.flatnonzero(~np.isin(subjects, list(held_out.get(name, ()))))
+        if not rows.size:
+            raise DataError(f"{store.url}: corpus {name} has no window left to pretrain on; ingest more subjects")
+        va = np.stack([metadata[axis].to_numpy() for axis in ("valence", "arousal")], axis=1)[rows]
+        selected[name] = PretrainCorpus(rows, va.astype(np.float32), store.channels(name), store.sfreq_hz(name))
+    return selected
+
+
+def make_plan(corpora: dict[str, PretrainCorpus], settings: PretrainSettings, seed: int) -> RegionBalancedPlan:
+    """The order of all batches. Its row numbers count within each corpus' selected windows."""
+    return RegionBalancedPlan(
+        {name: va_region(corpus.va[:, 0], corpus.va[:, 1]) for name, corpus in corpora.items()},
+        rounds=settings.rounds,
+        seed=seed,
+        empty=settings.empty_regions,
+    )
+
+
+class Pretrainer:
+    """Model, plan, optimiser and schedule of one worker.
+
+    Args:
+        store: Where windows come from.
+        corpora: From `select_windows`, equal on every worker.
+        config: The network.
+        settings: The schedule.
+        seed: Of initial weights, batches and dropout.
+        device: Where to compute.
+        group: Ranks that share the batch; None is one worker.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        corpora: dict[str, PretrainCorpus],
+        config: EmodConfig,
+        settings: PretrainSettings,
+        *,
+        seed: int,
+        device: torch.device,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._store = store
+        self._corpora = corpora
+        self._settings = settings
+        self._seed = seed
+        self._device = device
+        self._group = group
+        self._rank = 0 if group is None else dist.get_rank(group)
+        self._world_size = 1 if group is None else dist.get_world_size(group)
+        self.plan = make_plan(corpora, settings, seed)
+        self.steps_per_epoch = settings.steps_per_epoch or self.plan.steps_per_epoch
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        torch.manual_seed(seed)
+        self.model = Emod(config).to(device)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.next_step = 0
+
+    def learning_rate(self, step: int) -> float:
+        """Cosine from the first rate to the last over all steps, in closed form, so that any step can be resumed at."""
+        first, last = self._settings.learning_rate, self._settings.final_learning_rate
+        return last + (first - last) * (1 + float(np.cos(np.pi * step / self.total_steps))) / 2
+
+    def steps(self) -> Iterator[StepReport]:
+        """Runs from ``next_step`` to the end, reading the next batch while one is computed.
+
+        Raises:
+            DataError: If the loss is not finite; it names the step and the windows of the batch.
+        """
+        self.model.train()
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting: Future[list[_Part]] = reader.submit(self._read, self.next_step)
+            while self.next_step < self.total_steps:
+                began = time.perf_counter()
+                parts = waiting.result()
+                data_wait_s = time.perf_counter() - began
+                if self.next_step + 1 < self.total_steps:
+                    waiting = reader.submit(self._read, self.next_step + 1)
+                report = self._take_step(parts, began, data_wait_s)
+                self.next_step += 1
+                yield report
+
+    def _read(self, step: int) -> list[_Part]:
+        drawn = self.plan.batch(step, rank=self._rank, world_size=self._world_size)
+        return [
+            _Part(
+                name,
+                number,
+                torch.from_numpy(self._store.windows(name, self._corpora[name].rows[picks])),
+                torch.from_numpy(self._corpora[name].va[picks]),
+            )
+            for number, (name, picks) in enumerate(drawn.items())
+            if picks.size
+        ]
+
+    def _take_step(self, parts: list[_Part], began: float, data_wait_s: float) -> StepReport:
+        rate = self.learning_rate(self.next_step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        # Dropout depends on the step alone, not on what ran before, so a resumed run draws what the first would have.
+        torch.manual_seed(int(np.random.SeedSequence([self._seed, self.next_step, self._rank]).generate_state(1)[0]))
+        embedding, va, corpus_ids = self._embed(parts)
+        if self._group is not None:
+            embedding, va, corpus_ids = (gather_rows(rows, self._group)[0] for rows in (embedding, va, corpus_ids))
+        z = self.model.project(embedding, corpus_ids)
+        loss, alone = contrastive_loss(z, va_weights(va, d_max=self._settings.d_max), self._settings.temperature)
+        if not torch.isfinite(loss):
+            raise DataError(self._not_finite())
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._share_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+        self.optimiser.step()
+        return StepReport(
+            loss=loss.item(),
+            learning_rate=rate,
+            gradient_norm=norm.item(),
+            anchors_alone=int(alone),
+            n_windows=len(z),
+            step_s=time.perf_counter() - began,
+            data_wait_s=data_wait_s,
+        )
+
+    def _embed(self, parts: list[_Part]) -> tuple[Tensor, Tensor, Tensor]:
+        embeddings, points, ids = [], [], []
+        for part in parts:
+            corpus = self._corpora[part.corpus]
+            windows = part.windows.to(self._device, non_blocking=True)
+            embeddings.append(self.model.embed(windows, corpus.channels, corpus.sfreq_hz))
+            points.append(part.va.to(self._device))
+            ids.append(torch.full((len(part.va),), part.number, device=self._device))
+        return torch.cat(embeddings), torch.cat(points), torch.cat(ids)
+
+    def _share_gradients(self) -> None:
+        """Sums the backbone's gradients over workers and averages the head's, in one collective."""
+        if self._group is None:
+            return
+        parameters = list(self.model.parameters())
+        head = {id(parameter) for parameter in self.model.projection.parameters()}
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat, group=self._group)
+        for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            shared = summed / self._world_size if id(parameter) in head else summed
+            parameter.grad = shared.view_as(parameter)
+
+    def _not_finite(self) -> str:
+        drawn = self.plan.batch(self.next_step)
+        windows = "; ".join(
+            f"{name} rows {np.unique(self._corpora[name].rows[picks])[:4].tolist()}..." for name, picks in drawn.items()
+        )
+        return (
+            f"step {self.next_step}: the loss is not finite (windows: {windows}); "
+            "lower pretrain.learning_rate, or check these windows with ShardStore.verify()"
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """This worker's windows of one corpus in one step."""
+
+    corpus: str
+    number: int
+    windows: Tensor
+    va: Tensor

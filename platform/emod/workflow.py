@@ -1,0 +1,268 @@
+"""The verbs of the platform, each one stage of the main job: ingest, pretrain, fine-tune (which registers).
+
+A verb takes an experiment, shows its progress, tracks what it does in MLflow and returns what the next one needs. Jobs
+call these; nothing here computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from mlflow import MlflowClient
+
+from emod import storage
+from emod.catalog import Experiment, FinetuneSettings, fingerprint, load_corpus
+from emod.cli import progress
+from emod.corpora import simulate_corpus
+from emod.corpora.marker import read_marker
+from emod.errors import RequestError
+from emod.evaluation import Evaluation, make_target, split_subjects
+from emod.ingest import ingest, plan_ingest
+from emod.shards import ShardStore
+from emod.simulation import BrainSimulator
+from emod.tracking import (
+    TrainedCorpus,
+    TrainedOn,
+    ensure_run,
+    finish,
+    log_experiment,
+    log_lineage,
+    register_model,
+    tracking_uri,
+)
+from emod.training import (
+    Finetuned,
+    Pretrained,
+    count_steps,
+    finetune,
+    fit_plane_head,
+    pretrain,
+    score_test_subjects,
+)
+
+__all__ = [
+    "FinetuneOutcome",
+    "finetune_and_register",
+    "ingest_corpora",
+    "on_ray",
+    "plan_finetune",
+    "pretrain_backbone",
+    "simulate_corpora",
+    "summarise",
+    "uri_of",
+]
+
+
+@dataclass(frozen=True)
+class FinetuneOutcome:
+    """One fine-tuned target: the classifier, its scores on the test subjects, and where it is registered."""
+
+    finetuned: Finetuned
+    evaluation: Evaluation
+    run_id: str
+    model_version: str
+    alias: str
+
+
+@contextmanager
+def on_ray(num_cpus: int | None = None, *, quiet: bool = False) -> Iterator[None]:
+    """A Ray cluster for the time of the block: the one at $RAY_ADDRESS (as under ``ray job submit``), else a local one.
+
+    Args:
+        num_cpus: CPUs of a local cluster; None takes what the machine has. A cluster has its own.
+        quiet: Keep workers' output and Ray's own logs off the terminal, where a progress bar is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if quiet:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    remote = bool(os.environ.get("RAY_ADDRESS"))
+    ray.init(
+        num_cpus=None if remote else num_cpus,
+        object_store_memory=None if remote else 512 * 2**20,
+        include_dashboard=None if remote else False,
+        log_to_driver=not quiet,
+        logging_level=logging.ERROR if quiet else logging.INFO,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def uri_of(experiment: Experiment) -> str:
+    """MLflow's URI for this experiment: the environment's, else a database beside its runs."""
+    return tracking_uri(experiment.addresses.runs_url())
+
+
+def simulate_corpora(experiment: Experiment) -> None:
+    """Simulates each corpus of the experiment's simulate section at its address; a copy that is whole is kept."""
+    for name, settings in experiment.simulate.items():
+        root = experiment.addresses.root_of(name)
+        marker = read_marker(root)
+        if marker is not None and marker.settings == fingerprint(settings):
+            continue
+        storage.remove_folder(root)
+        total = settings.subjects * (settings.sessions or load_corpus(name).sessions)
+        with progress(f"simulate {name}", total) as advance:
+            simulate_corpus(name, root, settings, BrainSimulator(settings.brain), lambda plan: advance(1, plan.subject))
+
+
+def ingest_corpora(experiment: Experiment) -> ShardStore:
+    """Brings the experiment's store up to date and opens it. Ray must be running."""
+    plans = plan_ingest(experiment)
+    total = sum(len(plan.references) for plan in plans if plan.entry is None)
+    with progress("ingest", total) as advance:
+        ingest(experiment, plans, lambda note: advance(1, note))
+    return ShardStore.open(experiment.addresses.store_url())
+
+
+def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretrained, str]:
+    """Pretrains on the experiment's corpora; returns the backbone and its MLflow run. Ray must be running."""
+    uri = uri_of(experiment)
+    run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"})
+    client = MlflowClient(uri)
+    log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate",))
+    _log_store(client, run_id, experiment, store)
+    with _finished(client, run_id), progress("pretrain", count_steps(experiment, store)) as advance:
+        return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
+
+
+def finetune_and_register(
+    experiment: Experiment, store: ShardStore, pretrained: Pretrained, *, name: str = "emod"
+) -> list[FinetuneOutcome]:
+    """Fine-tunes each target, scores the test subjects once, and registers the model. Ray must be running.
+
+    The first target's model gets the alias ``candidate``, any other ``candidate-<target>``.
+    """
+    settings = _finetune_settings(experiment)
+    uri = uri_of(experiment)
+    client = MlflowClient(uri)
+    outcomes = []
+    for number, target in enumerate(settings.targets):
+        run_name = f"{settings.run_name}-{target}"
+        run_id = ensure_run(uri, experiment.name, run_name, {"emod.stage": "finetune", "emod.target": target})
+        log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
+        _log_store(client, run_id, experiment, store)
+        with _finished(client, run_id):
+            with progress(f"tune {target}", settings.epochs) as advance:
+                finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
+            evaluation = score_test_subjects(store, settings.corpus, finetuned)
+            _log_scores(client, run_id, evaluation, finetuned)
+            training = {key.partition("/")[2] for key in finetuned.split.subjects["train"]}
+            seen = {**pretrained.seen, settings.corpus: tuple(sorted(training))}
+            plane = fit_plane_head(finetuned.classifier.backbone, store, seen)
+            alias = "candidate" if number == 0 else f"candidate-{target}"
+            # "low" alone says nothing once the model has left its experiment.
+            classes = [label if target == "emotion" else f"{label}_{target}" for label in finetuned.target.classes]
+            version = register_model(
+                uri=uri,
+                run_id=run_id,
+                model=finetuned.classifier,
+                plane=plane,
+                classes=classes,
+                settings=experiment.signal,
+                trained_on=_trained_on(store, tuple(seen)),
+                name=name,
+                alias=alias,
+            )
+        outcomes.append(FinetuneOutcome(finetuned, evaluation, run_id, version, alias))
+    return outcomes
+
+
+def plan_finetune(experiment: Experiment, store: ShardStore) -> list[str]:
+    """What fine-tuning would do, a line for each target."""
+    settings = _finetune_settings(experiment)
+    metadata = store.metadata(settings.corpus)
+    lines = []
+    for name in settings.targets:
+        target = make_target(metadata, name, threshold=settings.threshold, ties=settings.ties)
+        windows = split_subjects(metadata, settings.split, rows=target.rows).record()["windows"]
+        priors = ", ".join(f"{label} {share:.2f}" for label, share in target.priors.items())
+        lines.append(f"{name}: {settings.epochs} epochs; windows {windows}; priors {priors}; {target.rule}")
+    return lines
+
+
+def summarise(outcomes: list[FinetuneOutcome], *, simulated: bool) -> list[str]:
+    """The result of fine-tuning in a few plain lines."""
+    lines = ["SIMULATED recordings: these numbers say nothing about people"] if simulated else []
+    for outcome in outcomes:
+        scores, interval = outcome.evaluation.scores, outcome.evaluation.interval
+        span = f" (95 % over subjects {interval.low:.3f}..{interval.high:.3f})" if interval else ""
+        lines.append(
+            f"{outcome.evaluation.target}: balanced accuracy {scores.balanced_accuracy:.3f}{span}, "
+            f"chance {scores.chance:.3f}, kappa {scores.kappa:.3f}, weighted F1 {scores.weighted_f1:.3f}, "
+            f"{scores.n_windows} windows of {scores.n_subjects} held-out subjects; registered as "
+            f"emod version {outcome.model_version}, alias {outcome.alias}"
+        )
+    return lines
+
+
+@contextmanager
+def _finished(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Marks the run as finished, or as failed if the block raises."""
+    try:
+        yield
+    except BaseException:
+        finish(client, run_id, "FAILED")
+        raise
+    finish(client, run_id, "FINISHED")
+
+
+def _finetune_settings(experiment: Experiment) -> FinetuneSettings:
+    if experiment.finetune is None:
+        raise RequestError(f"experiment {experiment.name} has no finetune section; use --experiment finetune")
+    return experiment.finetune
+
+
+def _log_store(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore) -> None:
+    log_lineage(
+        client,
+        run_id,
+        store_url=store.url,
+        manifest_hash=store.manifest.hash,
+        simulated=store.simulated,
+        corpora=experiment.corpora,
+    )
+
+
+def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finetuned: Finetuned) -> None:
+    scores = evaluation.scores
+    values = {
+        "test/balanced_accuracy": scores.balanced_accuracy,
+        "test/kappa": scores.kappa,
+        "test/weighted_f1": scores.weighted_f1,
+        "test/chance": scores.chance,
+        "test/majority_balanced_accuracy": evaluation.majority.balanced_accuracy,
+        "test/majority_weighted_f1": evaluation.majority.weighted_f1,
+    }
+    if evaluation.interval is not None:
+        values |= {
+            "test/balanced_accuracy_low": evaluation.interval.low,
+            "test/balanced_accuracy_high": evaluation.interval.high,
+        }
+    for name, value in values.items():
+        client.log_metric(run_id, name, value, step=finetuned.best_epoch)
+    client.log_dict(run_id, evaluation.record(), "evaluation.json")
+    client.log_dict(run_id, finetuned.split.record(), "split.json")
+    client.log_dict(run_id, {"rule": finetuned.target.rule, "priors": finetuned.target.priors}, "target.json")
+
+
+def _trained_on(store: ShardStore, corpora: tuple[str, ...]) -> TrainedOn:
+    return TrainedOn(
+        manifest=store.manifest.hash,
+        simulated=store.simulated,
+        corpora={
+            name: TrainedCorpus(
+                channels=store.channels(name), sfreq_hz=store.sfreq_hz(name), licence=load_corpus(name).licence
+            )
+            for name in corpora
+        },
+    )

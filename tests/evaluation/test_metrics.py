@@ -1,0 +1,195 @@
+"""Scores against scikit-learn and against their definitions; the bootstrap against a loop over windows."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
+
+from emod.evaluation import evaluate, majority_class, score, subject_interval
+from emod.evaluation.metrics import balanced_accuracy_of
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+@st.composite
+def predictions(draw: Any) -> tuple[int, np.ndarray, np.ndarray]:
+    n_classes = draw(st.integers(2, 5))
+    n = draw(st.integers(1, 60))
+    codes = st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)
+    return n_classes, np.array(draw(codes)), np.array(draw(codes))
+
+
+@given(predictions())
+@settings(max_examples=120, deadline=None)
+def test_scores_equal_scikit_learn_and_their_definitions(case: tuple[int, np.ndarray, np.ndarray]) -> None:
+    n_classes, true, predicted = case
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # absent classes are handled, not warned about
+        scores = score(true, predicted, NAMES[:n_classes])
+    confusion = np.array([[np.sum((true == i) & (predicted == j)) for j in range(n_classes)] for i in range(n_classes)])
+    assert np.array_equal(scores.confusion, confusion)
+    recalls = [np.mean(predicted[true == i] == i) for i in range(n_classes) if np.any(true == i)]
+    assert scores.balanced_accuracy == pytest.approx(np.mean(recalls), abs=1e-12)
+    assert scores.chance == 1 / len(recalls)
+    assert balanced_accuracy_of(confusion) == pytest.approx(np.mean(recalls), abs=1e-12)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, predicted), abs=1e-12)
+        assert scores.weighted_f1 == pytest.approx(
+            f1_score(true, predicted, average="weighted", zero_division=0), abs=1e-12
+        )
+    n = len(true)
+    agreed = np.trace(confusion) / n
+    expected = np.sum(confusion.sum(0) * confusion.sum(1)) / n**2
+    kappa = 0.0 if expected == 1 else (agreed - expected) / (1 - expected)
+    assert scores.kappa == pytest.approx(kappa, abs=1e-9)
+    if expected < 1:
+        assert scores.kappa == pytest.approx(cohen_kappa_score(true, predicted), abs=1e-12)
+
+
+def test_a_case_worked_by_hand() -> None:
+    # low: 3 of 4 right; high: 1 of 2 right. Accuracy 4/6 would hide the difference.
+    scores = score([0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], ("low", "high"), subjects=["1", "1", "2", "2", "3", "3"])
+    assert scores.confusion == ((3, 1), (1, 1))
+    assert scores.balanced_accuracy == pytest.approx(0.625)
+    assert scores.kappa == pytest.approx((4 / 6 - (4 * 4 + 2 * 2) / 36) / (1 - (4 * 4 + 2 * 2) / 36))
+    assert scores.weighted_f1 == pytest.approx((4 * 0.75 + 2 * 0.5) / 6)
+    assert (scores.n_windows, scores.n_subjects, scores.chance) == (6, 3, 0.5)
+
+
+def test_wrong_codes_are_refused() -> None:
+    for true, predicted, message in (
+        ([], [], "same length"),
+        ([0, 1], [0], "same length"),
+        ([0, 1], [0, 2], "of 2 classes"),
+        ([0, -1], [0, 1], "without a class"),
+        ([0.0, 1.0], [0, 1], "integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score(true, predicted, ("low", "high"))
+
+
+def noisy(n_subjects: int, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Subjects of unequal size and skill; the first has one class only, so that resamples can lack the others."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for subject in range(n_subjects):
+        n = int(rng.integers(2, 25))
+        true = rng.integers(0, n_classes, n) if subject else np.zeros(n, dtype=np.int64)
+        right = rng.random(n) < rng.uniform(0.2, 0.9)
+        parts.append((true, np.where(right, true, rng.integers(0, n_classes, n)), np.full(n, f"S{subject:02d}")))
+    order = rng.permutation(sum(len(part[0]) for part in parts))
+    true, predicted, subjects = (np.concatenate([part[k] for part in parts])[order] for k in range(3))
+    return true, predicted, subjects
+
+
+@pytest.mark.parametrize(("n_subjects", "n_classes"), [(2, 2), (3, 4), (8, 3)])
+def test_bootstrap_equals_a_loop_over_windows_with_the_same_draws(n_subjects: int, n_classes: int) -> None:
+    true, predicted, subjects = noisy(n_subjects, n_classes, seed=n_subjects)
+    interval = subject_interval(true, predicted, subjects, n=150, seed=3, level=0.9)
+    assert interval is not None
+
+    names = sorted(set(subjects))
+    draws = np.random.default_rng(3).multinomial(len(names), [1 / len(names)] * len(names), size=150)
+    values = []
+    for draw in draws:
+        rows = np.concatenate(
+            [np.tile(np.flatnonzero(subjects == name), times) for name, times in zip(names, draw, strict=True)]
+        )
+        rows = rows.astype(int)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values.append(balanced_accuracy_score(true[rows], predicted[rows]))
+    assert interval.low == pytest.approx(np.quantile(values, 0.05), abs=1e-12)
+    assert interval.high == pytest.approx(np.quantile(values, 0.95), abs=1e-12)
+    assert (interval.level, interval.n_subjects) == (0.9, n_subjects)
+
+
+def test_bootstrap_draws_subjects_not_windows() -> None:
+    # Half of the subjects always right, half always wrong: many windows, few people, so the interval must be wide.
+    subjects = np.repeat([f"S{k}" for k in range(6)], 200)
+    true = np.tile([0, 1], 600)
+    predicted = np.where(np.isin(subjects, ["S0", "S1", "S2"]), true, 1 - true)
+    few = subject_interval(true, predicted, subjects)
+    assert few is not None
+    assert few.high - few.low > 0.6
+    many = subject_interval(true, predicted, np.arange(len(true)))
+    assert many is not None
+    assert many.high - many.low < 0.1
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    hits = 0
+    for trial in range(60):
+        rng = np.random.default_rng(trial)
+        skill = np.repeat(rng.normal(0.65, 0.1, 30), 20)
+        true = rng.integers(0, 2, 600)
+        predicted = np.where(rng.random(600) < skill, true, 1 - true)
+        interval = subject_interval(true, predicted, np.repeat(np.arange(30), 20), n=300, seed=trial, level=0.9)
+        assert interval is not None
+        hits += interval.low <= 0.65 <= interval.high
+    assert 47 <= hits <= 59  # 54 expected, 2.3 standard deviation
+
+
+def test_interval_is_deterministic_and_refuses_nonsense() -> None:
+    true, predicted, subjects = noisy(6, 3, seed=1)
+    assert subject_interval(true, predicted, subjects, seed=1) == subject_interval(true, predicted, subjects, seed=1)
+    assert subject_interval(true, predicted, subjects, seed=1) != subject_interval(true, predicted, subjects, seed=2)
+    assert subject_interval(true, predicted, np.full(len(true), "S1")) is None
+    with pytest.raises(ValueError, match="level"):
+        subject_interval(true, predicted, subjects, level=95)
+    with pytest.raises(ValueError, match="subjects for"):
+        subject_interval(true, predicted, subjects[1:])
+
+
+def test_another_statistic_is_bootstrapped_through_the_same_matrices() -> None:
+    true, predicted, subjects = noisy(5, 2, seed=4)
+
+    def accuracy(confusion: Any) -> np.ndarray:
+        return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+
+    interval = subject_interval(true, predicted, subjects, statistic=accuracy)
+    assert interval is not None
+    assert interval.low < np.mean(true == predicted) < interval.high
+
+
+def test_majority_class_answers_what_training_had_most() -> None:
+    control = majority_class([2, 2, 2, 0, 1], [0, 1, 2, 2], ("a", "b", "c"))
+    assert control.confusion == ((0, 0, 1), (0, 0, 1), (0, 0, 2))
+    assert control.balanced_accuracy == pytest.approx(1 / 3)
+    assert control.chance == pytest.approx(1 / 3)
+    assert control.kappa == 0
+    # The commonest class of training is absent from the test windows.
+    assert majority_class([2, 2, 0], [0, 1], ("a", "b", "c")).balanced_accuracy == 0
+
+
+def test_better_than_chance_needs_the_lower_bound_above_it() -> None:
+    rng = np.random.default_rng(0)
+    subjects = np.repeat([f"S{k}" for k in range(8)], 50)
+    true = rng.integers(0, 2, 400)
+    good = np.where(rng.random(400) < 0.8, true, 1 - true)
+    evaluation = evaluate("valence", true, good, subjects, ("low", "high"), y_train=[0, 0, 1])
+    assert evaluation.above_chance
+    assert evaluation.interval is not None
+    assert evaluation.interval.low > 0.5
+    assert evaluation.majority.confusion[1] == (int((true == 1).sum()), 0)
+
+    guess = rng.integers(0, 2, 400)
+    assert not evaluate("valence", true, guess, subjects, ("low", "high"), y_train=[0, 1]).above_chance
+    # One subject: however good, nothing can be claimed about people.
+    alone = evaluate("valence", true, true, np.full(400, "S1"), ("low", "high"), y_train=[0, 1])
+    assert alone.interval is None
+    assert not alone.above_chance
+
+    record = json.loads(json.dumps(evaluation.record()))
+    assert record["scores"]["balanced_accuracy"] == evaluation.scores.balanced_accuracy
+    assert record["interval"]["low"] == evaluation.interval.low
+    assert record["above_chance"] is True
