@@ -30,6 +30,7 @@ ORDER = (
     "ingest",
     "training",
     "workflow",
+    "report",
 )
 MATHEMATICS = ("affect", "signal", "model", "objective", "sampling")
 

@@ -7,6 +7,7 @@ Errors of a store become one line with the URL and the cure.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -24,12 +25,23 @@ __all__ = [
     "list_files",
     "open_binary",
     "read_bytes",
+    "redact",
     "remove_folder",
     "size_bytes",
     "stamp",
     "upload",
     "write_bytes",
 ]
+
+
+# A password may hold / and @, so the last @ of the word ends it. Signed URLs keep their signature in the query.
+_USER = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/@]+)@")
+_QUERY = re.compile(r"(?<=://)(\S*?)\?\S+")
+
+
+def redact(text: str) -> str:
+    """The text with user names, passwords and queries of every URL in it replaced by ``***``."""
+    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def join(url: str, *parts: str) -> str:
@@ -53,7 +65,7 @@ def list_files(url: str) -> dict[str, int]:
         fs.invalidate_cache()
         found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
         if not found and not fs.isdir(root):
-            raise RequestError(f"{url}: no such folder; check the URL")
+            raise RequestError(f"{redact(url)}: no such folder; check the URL")
     prefix = root.rstrip("/") + "/"
     return {path.removeprefix(prefix): int(info["size"] or 0) for path, info in sorted(found.items())}
 
@@ -102,7 +114,7 @@ def read_bytes(url: str, *, at_most: int) -> bytes:
         DataError: If the object is larger than ``at_most`` bytes, so that nobody's typo fills the memory.
     """
     if (size := size_bytes(url)) > at_most:
-        raise DataError(f"{url}: {size} bytes where at most {at_most} are expected; check the object")
+        raise DataError(f"{redact(url)}: {size} bytes where at most {at_most} are expected; check the object")
     with open_binary(url) as stream:
         return stream.read()
 
@@ -152,7 +164,7 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise RequestError(f"{url}: {str(error).splitlines()[0]}; use a path or a URL that fsspec reads") from None
+        raise RequestError(f"{redact(url)}: {str(error).splitlines()[0]}; use a path or a URL that fsspec reads") from None
     return fs, path
 
 
@@ -161,7 +173,7 @@ def _worded(url: str, verb: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise RequestError(f"{url}: no such object; check the URL") from None
+        raise RequestError(f"{redact(url)}: no such object; check the URL") from None
     except PermissionError as error:
         raise RequestError(
             f"{url}: the store refuses to {verb} it ({_first_line(error)}); check credentials and rights"

@@ -18,8 +18,7 @@ from mlflow import MlflowClient
 from emod import storage
 from emod.catalog import Experiment, FinetuneSettings, fingerprint, load_corpus
 from emod.cli import progress
-from emod.corpora import simulate_corpus
-from emod.corpora.marker import read_marker
+from emod.corpora import read_marker, simulate_corpus
 from emod.errors import RequestError
 from emod.evaluation import Evaluation, make_target, split_subjects
 from emod.ingest import ingest, plan_ingest
@@ -62,6 +61,7 @@ __all__ = [
 class FinetuneOutcome:
     """One fine-tuned target: the classifier, its scores on the test subjects, and where it is registered."""
 
+    corpus: str
     finetuned: Finetuned
     evaluation: Evaluation
     run_id: str
@@ -81,8 +81,10 @@ def on_ray(num_cpus: int | None = None, *, quiet: bool = False) -> Iterator[None
         yield
         return
     if quiet:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        for name in ("ray.data", "ray.train", "mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     remote = bool(os.environ.get("RAY_ADDRESS"))
     ray.init(
         num_cpus=None if remote else num_cpus,
@@ -103,13 +105,18 @@ def uri_of(experiment: Experiment) -> str:
 
 
 def simulate_corpora(experiment: Experiment) -> None:
-    """Simulates each corpus of the experiment's simulate section at its address; a copy that is whole is kept."""
+    """Simulates each corpus of the experiment's simulate section at its address; a copy that is whole is kept.
+
+    Only a simulated copy made with other settings is replaced. A folder without the simulator's marker may be somebody's
+    recordings, and is refused by `simulate_corpus`.
+    """
     for name, settings in experiment.simulate.items():
         root = experiment.addresses.root_of(name)
         marker = read_marker(root)
         if marker is not None and marker.settings == fingerprint(settings):
             continue
-        storage.remove_folder(root)
+        if marker is not None:
+            storage.remove_folder(root)
         total = settings.subjects * (settings.sessions or load_corpus(name).sessions)
         with progress(f"simulate {name}", total) as advance:
             simulate_corpus(name, root, settings, BrainSimulator(settings.brain), lambda plan: advance(1, plan.subject))
@@ -129,7 +136,7 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
     uri = uri_of(experiment)
     run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"})
     client = MlflowClient(uri)
-    log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate",))
+    log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
     _log_store(client, run_id, experiment, store)
     with _finished(client, run_id), progress("pretrain", count_steps(experiment, store)) as advance:
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
@@ -173,7 +180,7 @@ def finetune_and_register(
                 name=name,
                 alias=alias,
             )
-        outcomes.append(FinetuneOutcome(finetuned, evaluation, run_id, version, alias))
+        outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias))
     return outcomes
 
 

@@ -131,7 +131,7 @@ def test_loss_that_is_not_finite_is_reported() -> None:
 
 
 def test_plane_counts_windows_of_each_region_and_names_the_words() -> None:
-    # 5 windows high/high, 2 of low valence and high arousal, 1 in the middle: valence 1.4 is level 1, so still the middle band.
+    # 5 high valence and arousal, 2 low valence and high arousal, 1 in the middle: valence 1.4 is level 1, middle band.
     points = [(3.0, 2.0)] * 5 + [(-4.0, 4.0)] * 2 + [(1.4, 0.0)]
     figure = draw_plane(
         {"made": plane_table("emotion", points, ["happy"] * 5 + ["sad"] * 2 + ["neutral"])}, simulated=True

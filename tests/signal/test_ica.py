@@ -198,7 +198,7 @@ def test_a_large_cap_uses_places_too(plant: Callable[..., Any], monkeypatch: pyt
         TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO5 PO3 POz PO4 PO6 PO8 CB1 O1 Oz O2 CB2
     """
     # Five minutes more would only cost time here.
-    monkeypatch.setattr(clean_module, "SAMPLES_PER_SQUARED_ELECTRODE", 2)
+    monkeypatch.setattr(clean_module, "SAMPLES_PER_SQUARED_SIGNAL", 2)
     recording = plant(tuple(channels.split()), 128.0, 62.0, seed=3)
     done = run(recording.recording_uv, recording, SignalSettings(ica=IcaSettings(n_components=24)))
     assert sorted(component.kind for component in done.report.removed) == ["muscle", "muscle", "ocular"]

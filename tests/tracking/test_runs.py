@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 
 from emod.catalog import Addresses, Experiment, fingerprint
 from emod.errors import RequestError
-from emod.tracking import MetricLog, ensure_run, finish, log_experiment, log_lineage, redact, tracking_uri
+from emod.storage import redact
+from emod.tracking import MetricLog, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.runs import _artifact_location, _git_commit
 
 SECRET = "wJalr/XUtn+FEMI@K7"
@@ -234,6 +235,19 @@ def test_more_metrics_than_one_batch_arrive_by_themselves(uri: str) -> None:
     assert len(points(client, run_id, "a")) == MetricLog.LARGEST_BUFFER // 2
     log.log(999, {f"m{i}": i for i in range(1200)})
     assert points(client, run_id, "m1199") == [(999, 1199.0)]
+
+
+def test_what_was_sent_is_not_sent_again(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow forgives a repeated point with an equal timestamp, so only the requests show it."""
+    client = MlflowClient(tracking_uri=uri)
+    log = MetricLog(client, ensure_run(uri, "emod", "pretrain", {}))
+    sent: list[int] = []
+    monkeypatch.setattr(client, "log_batch", lambda run_id, metrics: sent.append(len(metrics)))
+    for step in range(3):
+        log.log(step, {"loss": 1.0})
+        log.flush()
+    log.flush()
+    assert sent == [1, 1, 1]
 
 
 def test_non_finite_values_are_told_not_charted(uri: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingRef, Trial, TrialSpan
-from emod.corpora.marker import MARKER_NAME, SimulatedMarker
+from emod.corpora.marker import MARKER_NAME, SimulatedMarker, read_marker
 from emod.corpora.registry import READERS, open_corpus
 from emod.corpora.simulated_copy import simulate_corpus
 
@@ -19,5 +19,6 @@ __all__ = [
     "Trial",
     "TrialSpan",
     "open_corpus",
+    "read_marker",
     "simulate_corpus",
 ]

@@ -40,6 +40,7 @@ from emod.shards import (
 __all__ = ["IngestPlan", "ingest", "plan_ingest"]
 
 # What turns recordings into windows: a change in any of these rooms makes a new version of every corpus.
+_TABLE_BYTES = 2**20
 _CODE = ("affect", "corpora", "ingest", "shards", "signal")
 
 
@@ -154,8 +155,7 @@ def _ingest_corpus(
             on_recording(f"{plan.corpus} {ref.key}: finished before")
     problems = list(plan.problems)
     for row in _run(todo, _RecordingTask(plan, experiment, staging), experiment.ingest.cpus_per_recording):
-        if row["problem"]:
-            problems.append(row["problem"])
+        problems += row["problems"]
         on_recording(f"{plan.corpus} {row['key']}: {row['n_windows']} windows")
 
     parts = storage.list_files(staging) if storage.exists(staging) else {}
@@ -201,7 +201,7 @@ class _RecordingTask:
         except CorpusError as error:
             if self._strict:
                 raise
-            return {"key": ref.key, "n_windows": 0, "problem": asdict(error.problem)}
+            return {"key": ref.key, "n_windows": 0, "problems": [asdict(problem) for problem in error.problems]}
         if self._strict and recording.problems:
             raise CorpusError(recording.problems[0])
         made = make_windows(recording, self._corpus.catalog, self._signal)
@@ -212,7 +212,7 @@ class _RecordingTask:
             "cleaning": made.cleaning,
         }
         write_part(storage.join(self._staging, _part_name(ref)), made.windows, made.rows, summary)
-        return {"key": ref.key, "n_windows": len(made.rows), "problem": None}
+        return {"key": ref.key, "n_windows": len(made.rows), "problems": []}
 
 
 class _PackTask:
@@ -268,6 +268,7 @@ def _sum_cleaning(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _fingerprint(corpus: Corpus, references: Sequence[RecordingRef], experiment: Experiment) -> str:
     content = {
         "recordings": [(ref.key, storage.stamp(ref.source)) for ref in references],
+        "tables": [(path, storage.stamp(storage.join(corpus.root, path))) for path in _small_files(corpus.root)],
         "catalog": fingerprint(corpus.catalog),
         "words": [word.model_dump() for word in load_emotion_words() if word.corpus == corpus.name],
         "signal": fingerprint(experiment.signal),
@@ -276,6 +277,11 @@ def _fingerprint(corpus: Corpus, references: Sequence[RecordingRef], experiment:
         "mne": importlib.metadata.version("mne"),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _small_files(root: str) -> list[str]:
+    """Label tables, markers and the like: whatever may change a label and is no recording."""
+    return [path for path, size in storage.list_files(root).items() if size < _TABLE_BYTES]
 
 
 def _code_hash() -> str:

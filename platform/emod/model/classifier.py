@@ -1,4 +1,4 @@
-"""The fine-tuned network: a backbone and the paper's "simple linear classifier".
+"""The fine-tuned network: a backbone, normalised features and the paper's "simple linear classifier".
 
 Does not compute a loss and does not name classes. Shapes: B windows, C electrodes, T samples, K classes.
 """
@@ -13,7 +13,11 @@ from emod.model.emod import Emod
 
 
 class EmodClassifier(nn.Module):
-    """Attention-pooled embedding -> dropout -> Linear.
+    """Attention-pooled embedding -> BatchNorm -> dropout -> Linear.
+
+    The normalisation is a project decision. Windows of one montage share most of their embedding, the differences are
+    some 3 % of it, and a bare linear layer on that hardly learned: on simulated SEED-IV with a strong effect, 8 epochs
+    left its training loss at chance (1.38), with BatchNorm it came to 0.6.
 
     The backbone's projection head takes no part: its parameters get no gradient.
     """
@@ -21,7 +25,11 @@ class EmodClassifier(nn.Module):
     def __init__(self, backbone: Emod, n_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Sequential(nn.Dropout(backbone.config.pool_dropout), nn.Linear(backbone.config.width, n_classes))
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(backbone.config.width),
+            nn.Dropout(backbone.config.pool_dropout),
+            nn.Linear(backbone.config.width, n_classes),
+        )
 
     def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
         """(B, C, T) windows, arguments as ``Emod.tokens`` -> (B, K) logits."""

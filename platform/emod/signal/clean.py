@@ -27,8 +27,8 @@ __all__ = ["STAGES", "Cleaned", "CleaningReport", "RemovedComponent", "clean_rec
 STAGES = frozenset({"band_pass", "ocular", "muscle", "average_reference"})
 Artefact = Literal["ocular", "muscle"]
 
-# ICA of C electrodes wants some 20 C^2 samples (Onton and Makeig 2006) and electrodes enough to unmix.
-SAMPLES_PER_SQUARED_ELECTRODE = 20
+# ICA of n signals wants some 20 n^2 samples (Onton and Makeig 2006) and electrodes enough to unmix.
+SAMPLES_PER_SQUARED_SIGNAL = 20
 FEWEST_ELECTRODES = 8
 MOST_ITERATIONS = 500
 # mne's find_bads_muscle sums its focus and smoothness terms over electrodes and pairs of them, with constants chosen on
@@ -240,13 +240,15 @@ def _remove_artefacts(
         return None, (), [f"ICA skipped: {len(names)} electrodes, fewer than {FEWEST_ELECTRODES}"]
     step = max(1, math.floor(sfreq_hz / settings.fit_hz))
     fit_hz = sfreq_hz / step
-    n_needed = SAMPLES_PER_SQUARED_ELECTRODE * len(names) ** 2
+    n_components = None if settings.n_components is None else min(settings.n_components, len(names) - 1)
+    # A fixed number of components unmixes that many principal components, whatever the number of electrodes.
+    n_needed = SAMPLES_PER_SQUARED_SIGNAL * (n_components or len(names)) ** 2
     if eeg_uv.shape[1] // step < n_needed:
         return None, (), [f"ICA skipped: {eeg_uv.shape[1] // step} samples, {n_needed} needed at {fit_hz:g} Hz"]
 
     raw = _fit_copy(eeg_uv, spans, names, sfreq_hz, step, settings.high_pass_hz)
     ica = mne.preprocessing.ICA(
-        n_components=settings.variance if settings.n_components is None else min(settings.n_components, len(names) - 1),
+        n_components=n_components or settings.variance,
         method=settings.method,
         # Extended, not orthogonal: sub-Gaussian sources such as alpha are separated too.
         fit_params={"ortho": False, "extended": True} if settings.method == "picard" else None,

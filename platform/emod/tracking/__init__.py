@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from emod.tracking.registry import register_model
-from emod.tracking.runs import MetricLog, ensure_run, finish, log_experiment, log_lineage, redact, tracking_uri
+from emod.tracking.runs import MetricLog, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "load_servable",
     "log_experiment",
     "log_lineage",
-    "redact",
     "register_model",
     "save_servable",
     "tracking_uri",

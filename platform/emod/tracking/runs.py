@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,9 +26,9 @@ from mlflow.exceptions import MlflowException
 import emod
 from emod.catalog import Experiment, dump_yaml, fingerprint
 from emod.errors import RequestError
-from emod.storage import is_local
+from emod.storage import is_local, redact
 
-__all__ = ["MetricLog", "ensure_run", "finish", "log_experiment", "log_lineage", "redact", "tracking_uri"]
+__all__ = ["MetricLog", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
 
 RUN_NAME_TAG = "emod.run_name"
 
@@ -49,15 +48,6 @@ RESOURCE_FIELDS = frozenset(
 # MLflow's limits: params and tags per request, and the width of its digest column.
 BATCH = 100
 DIGEST_LENGTH = 36
-
-# A password may hold / and @, so the last @ of the word ends it. Signed URLs keep their signature in the query.
-_USER = re.compile(r"(?<=://)(?:[^\s/@]*:\S*|[^\s/@]+)@")
-_QUERY = re.compile(r"(?<=://)(\S*?)\?\S+")
-
-
-def redact(text: str) -> str:
-    """The text with user names, passwords and queries of every URL in it replaced by ``***``."""
-    return _QUERY.sub(r"\1?***", _USER.sub("***@", text))
 
 
 def tracking_uri(default_folder: str) -> str:

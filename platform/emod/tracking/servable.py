@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 import emod
@@ -54,7 +54,7 @@ class TrainedOn(Strict):
 
     manifest: str
     simulated: bool
-    corpora: dict[str, TrainedCorpus]
+    corpora: dict[str, TrainedCorpus] = Field(min_length=1)
 
 
 class ModelCard(Strict):
@@ -151,8 +151,8 @@ class Servable:
             B rows: ``valence`` and ``arousal`` in plane units (NaN without a plane head), ``p_<class>`` for each class,
             ``embedding`` (list of D floats), ``flags`` (words joined by commas, "" if there is none):
             no_plane_head; untrained_electrodes, untrained_rate: not in any corpus it was trained on; clipped: a sample
-            beyond the clip; units_suspect: the scale is not that of EEG in microvolt; flat: more than half of the
-            samples are equal, so every number of this row is NaN.
+            beyond the clip; units_suspect: the scale is not that of EEG in microvolt; flat: cleaning leaves nothing of
+            it (constant, or the same on all electrodes), so every number of this row is NaN.
 
         Raises:
             ValueError: One line with the value and the cure, if the input cannot be used.
