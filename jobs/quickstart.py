@@ -23,7 +23,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.data is None) != (arguments.corpus is None):
         raise RequestError("--data and --corpus belong together: give both, or neither for simulated corpora")
-    out = arguments.out or ("outputs/quickstart" if arguments.corpus is None else f"outputs/quickstart-{arguments.corpus}")
+    out = arguments.out or (
+        "outputs/quickstart" if arguments.corpus is None else f"outputs/quickstart-{arguments.corpus}"
+    )
     arguments.overrides = [*addresses(out), *real_data(arguments.data, arguments.corpus), *arguments.overrides]
     experiment = load_requested(arguments)
     if arguments.dry_run:

@@ -23,7 +23,8 @@ __all__ = ["Tick", "experiment_parser", "load_requested", "progress", "run_job",
 class Tick(Protocol):
     """Advances a progress bar, with a few words about what was just done."""
 
-    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        """Advances by so many steps."""
 
 
 def run_job(main: Callable[[], None]) -> None:
@@ -111,7 +112,9 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
             task = bars.add_task(label, total=total, note="")
 
             def advance(steps: int = 1, note: str = "") -> None:
-                bars.update(task, advance=steps, **({"note": note} if note else {}))
+                bars.advance(task, steps)
+                if note:
+                    bars.update(task, note=note)
 
             yield advance
         return

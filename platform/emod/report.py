@@ -80,7 +80,15 @@ def print_summary(
     console.print(data)
 
     results = Table(title="Subjects never seen in training", box=box.SIMPLE, title_justify="left")
-    for column in ("target", "balanced accuracy", "95 % over subjects", "chance", "kappa", "weighted F1", "majority's F1"):
+    for column in (
+        "target",
+        "balanced accuracy",
+        "95 % over subjects",
+        "chance",
+        "kappa",
+        "weighted F1",
+        "majority's F1",
+    ):
         results.add_column(column, justify="left" if column == "target" else "right")
     for outcome in outcomes:
         scores, interval = outcome.evaluation.scores, outcome.evaluation.interval
@@ -94,6 +102,10 @@ def print_summary(
             f"{outcome.evaluation.majority.weighted_f1:.3f}",
         )
     console.print(results)
+    for outcome in outcomes:
+        target = outcome.finetuned.target
+        priors = ", ".join(f"{name} {share:.1%}" for name, share in target.priors.items())
+        console.print(f"{target.name}: {target.rule}; classes {priors}", highlight=False)
     for outcome in outcomes:
         console.print(f"registered  models:/emod@{outcome.alias}  (version {outcome.model_version})", highlight=False)
     console.print(f"pictures    {pictures[0].parent}", highlight=False)
@@ -130,7 +142,8 @@ def _draw_cleaning(experiment: Experiment, name: str, path: Path, *, simulated: 
         stages_done=catalog.stages_done,
     )
     changes = [
-        float(np.std(recording.eeg_uv[:, slice(*piece)] - cleaned.eeg_uv[:, slice(*piece)])) for piece in recording.pieces
+        float(np.std(recording.eeg_uv[:, slice(*piece)] - cleaned.eeg_uv[:, slice(*piece)]))
+        for piece in recording.pieces
     ]
     piece = slice(*recording.pieces[int(np.argmax(changes))])
     removed = ", ".join(f"{part.kind} component (score {part.score:.2f})" for part in cleaned.report.removed)

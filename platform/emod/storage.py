@@ -164,7 +164,9 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise RequestError(f"{redact(url)}: {str(error).splitlines()[0]}; use a path or a URL that fsspec reads") from None
+        raise RequestError(
+            f"{redact(url)}: {str(error).splitlines()[0]}; use a path or a URL that fsspec reads"
+        ) from None
     return fs, path
 
 

@@ -38,6 +38,7 @@ from emod.training import (
     Finetuned,
     Pretrained,
     count_steps,
+    draws_per_region,
     finetune,
     fit_plane_head,
     pretrain,
@@ -55,6 +56,10 @@ __all__ = [
     "summarise",
     "uri_of",
 ]
+
+
+# Draws settle long before a whole schedule has been counted.
+_STEPS_COUNTED = 1000
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ def uri_of(experiment: Experiment) -> str:
 def simulate_corpora(experiment: Experiment) -> None:
     """Simulates each corpus of the experiment's simulate section at its address; a copy that is whole is kept.
 
-    Only a simulated copy made with other settings is replaced. A folder without the simulator's marker may be somebody's
-    recordings, and is refused by `simulate_corpus`.
+    Only a simulated copy made with other settings is replaced. A folder without the simulator's marker may be
+    somebody's recordings, and is refused by `simulate_corpus`.
     """
     for name, settings in experiment.simulate.items():
         root = experiment.addresses.root_of(name)
@@ -138,7 +143,10 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
     client = MlflowClient(uri)
     log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
     _log_store(client, run_id, experiment, store)
-    with _finished(client, run_id), progress("pretrain", count_steps(experiment, store)) as advance:
+    steps = count_steps(experiment, store)
+    draws = draws_per_region(experiment, store, steps=min(steps, _STEPS_COUNTED))
+    client.log_dict(run_id, {"steps_counted": min(steps, _STEPS_COUNTED), "draws": draws}, "draws_per_region.json")
+    with _finished(client, run_id), progress("pretrain", steps) as advance:
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
 
 

@@ -72,7 +72,7 @@ def test_unsigned_ratings_do_not_wrap() -> None:
 
 @pytest.mark.parametrize("rating", [0.99, 9.01, math.nan, math.inf])
 def test_a_rating_off_its_scale_is_refused(rating: float) -> None:
-    with pytest.raises(ValueError, match="outside the scale 1..9"):
+    with pytest.raises(ValueError, match=r"outside the scale 1\.\.9"):
         place_rating(rating, 1, 9)
 
 

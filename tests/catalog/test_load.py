@@ -24,7 +24,8 @@ from emod.errors import RequestError
 def test_every_corpus_loads_and_says_how_to_get_it(name: str) -> None:
     corpus = load_corpus(name)
     assert corpus.name == name
-    assert corpus.licence and corpus.access and corpus.citation and corpus.homepage.startswith("https://")
+    assert all((corpus.licence, corpus.access, corpus.citation))
+    assert corpus.homepage.startswith("https://")
 
 
 @pytest.mark.parametrize("name", experiment_names())
@@ -42,7 +43,13 @@ def test_the_papers_settings() -> None:
     assert (settings.weight_decay, settings.final_learning_rate, settings.clip_norm) == (1e-4, 1e-7, 3.0)
     assert (settings.temperature, settings.d_max) == (0.07, 5.0)
     assert (model.width, model.layers, model.heads, model.feed_forward, model.kernel) == (128, 3, 16, 512, 25)
-    assert (model.groups, model.token_rate_hz, model.max_offset, model.dropout, model.pool_dropout) == (4, 5, 49, 0.1, 0.25)
+    assert (model.groups, model.token_rate_hz, model.max_offset, model.dropout, model.pool_dropout) == (
+        4,
+        5,
+        49,
+        0.1,
+        0.25,
+    )
     assert (experiment.signal.band_hz, experiment.signal.window_s) == ((0.3, 49.0), 10.0)
 
 
@@ -79,7 +86,10 @@ def test_a_mistake_is_one_line_with_the_cure(override: str, said: str) -> None:
         ("name: [a\n", "mend the YAML there"),
         ("- a\n", "expected a mapping"),
         ("name: a\ndescription: b\n", "corpora is missing; add it"),
-        ("name: a\ndescription: b\ncorpora: [deap]\nseed: !!python/object/apply:os.system [exit]\n", "could not determine a constructor"),
+        (
+            "name: a\ndescription: b\ncorpora: [deap]\nseed: !!python/object/apply:os.system [exit]\n",
+            "could not determine a constructor",
+        ),
     ],
 )
 def test_a_broken_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
@@ -87,7 +97,8 @@ def test_a_broken_file_is_one_line(text: str, said: str, tmp_path: Path) -> None
     path.write_text(text)
     with pytest.raises(RequestError) as caught:
         load_experiment(str(path))
-    assert said in str(caught.value) and "mine.yaml" in str(caught.value)
+    assert said in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -105,12 +105,23 @@ def test_bootstrap_equals_a_loop_over_windows_with_the_same_draws(n_subjects: in
             [np.tile(np.flatnonzero(subjects == name), times) for name, times in zip(names, draw, strict=True)]
         )
         rows = rows.astype(int)
+        if set(true[rows]) != set(true):
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values.append(balanced_accuracy_score(true[rows], predicted[rows]))
     assert interval.low == pytest.approx(np.quantile(values, 0.05), abs=1e-12)
     assert interval.high == pytest.approx(np.quantile(values, 0.95), abs=1e-12)
     assert (interval.level, interval.n_subjects) == (0.9, n_subjects)
+
+
+def test_resamples_without_a_rare_class_do_not_count() -> None:
+    # One person holds all of class 1; without them only class 0 is asked for, and everyone answers 1.
+    subjects = np.repeat([f"S{k}" for k in range(6)], 20)
+    true = np.where(subjects == "S0", 1, 0)
+    interval = subject_interval(true, np.ones(120, dtype=np.int64), subjects)
+    assert interval is not None
+    assert (interval.low, interval.high) == (0.5, 0.5)
 
 
 def test_bootstrap_draws_subjects_not_windows() -> None:

@@ -35,7 +35,7 @@ class Addresses(Strict):
     runs: str | None = Field(default=None, description="Ray Train's storage path; else $EMOD_RUNS")
 
     def resolve(self, corpora: tuple[str, ...]) -> Addresses:
-        """Fills in what the environment gives and makes local paths absolute: workers have neither our environment nor our folder."""
+        """Fills in what the environment gives and makes local paths absolute: workers share neither with the driver."""
         base = os.environ.get("EMOD_DATA")
         given = {name: f"{base.rstrip('/')}/{name}" for name in corpora} if base else {}
         return Addresses(

@@ -203,6 +203,21 @@ def draw_loss(
         )
     left.set(xlabel="optimiser step", ylabel="contrastive loss (nats)")
     left.margins(y=0.12)
+    # The fall of the first steps is many times what is learned afterwards: the axis is fitted to the rest of the run.
+    settled = y[finite][finite.sum() // 5 :]
+    shown = [*settled, *([float(np.log(batch - 1))] if batch is not None else [])]
+    if len(x) >= 50 and y[finite].max() - min(shown) > 3 * np.ptp(shown):
+        margin = 0.15 * np.ptp(shown) or 0.1
+        left.set_ylim(min(shown) - margin, max(shown) + 4 * margin)
+        left.annotate(
+            f"first steps above the frame, up to {y[finite].max():.1f}",
+            (0.99, 0.97),
+            xycoords="axes fraction",
+            color=SOFT,
+            ha="right",
+            va="top",
+            fontsize=9,
+        )
     left.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2)
 
     right.plot(x, rate, color=GREEN, linewidth=2.2)

@@ -149,8 +149,8 @@ def subject_interval(
     """Bootstrap interval of a statistic over SUBJECTS, percentile method.
 
     Windows of one subject are not independent, so whole subjects are drawn with replacement, as many as there are, and
-    the statistic is taken over all windows drawn. A class absent from a resample is left out of that resample's mean.
-    With few subjects the interval is too narrow rather than too wide: it cannot know people it has not seen.
+    the statistic is taken over all windows drawn. Resamples that lack a class which the whole has are left out: where
+    one person alone holds a class, the interval is conditional on that person. With few subjects the interval is too narrow rather than too wide: it cannot know people it has not seen.
 
     Args:
         y_true: (n_windows,) class codes.
@@ -162,7 +162,7 @@ def subject_interval(
         level: Coverage, in (0, 1).
 
     Returns:
-        The interval, or None with fewer than two subjects: there is nothing to resample.
+        The interval, or None with fewer than two subjects or no resample that holds every class.
 
     Raises:
         ValueError: If lengths differ, or level or n is out of range.
@@ -181,7 +181,13 @@ def subject_interval(
     confusion = np.zeros((len(names), n_classes, n_classes))
     np.add.at(confusion, (owner, true, predicted), 1)
     draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
-    values = statistic(np.tensordot(draws, confusion, axes=1))
+    resampled = np.tensordot(draws, confusion, axes=1)
+    # A resample without a rare class asks an easier or a harder question than the one reported: it is left out.
+    present = confusion.sum(axis=(0, 2)) > 0
+    whole = (resampled.sum(axis=-1) > 0)[:, present].all(axis=-1)
+    if not whole.any():
+        return None
+    values = statistic(resampled[whole])
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level, len(names))
 

@@ -1,4 +1,4 @@
-"""One recording -> cleaned, normalised windows with their metadata. Pure computing: it writes nothing and knows no Ray."""
+"""One recording -> cleaned, normalised windows with their metadata. It writes nothing and knows no Ray."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class ElectrodeEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(len(ELECTRODES), width)
-        # Small beside the tokens it is added to: rows of unit variance hide the signal from the first hundreds of steps.
+        # Small beside the tokens it is added to: rows of unit variance hide the signal from the first steps.
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, channels: Sequence[str]) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,6 @@ from pydantic import Field
 from emod.catalog.strict import Strict
 
 __all__ = [
-    "FORMAT",
     "METADATA",
     "TENSOR",
     "CorpusEntry",
@@ -35,7 +33,6 @@ __all__ = [
     "window_schema",
 ]
 
-FORMAT = 1
 TENSOR = "window"
 
 METADATA = pa.schema(
@@ -90,7 +87,7 @@ class CorpusEntry(Strict):
 class Manifest(Strict):
     """One version of a store, complete when it can be read."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     version: int = Field(ge=1)
     emod_version: str
     settings: dict[str, Any] = Field(description="the signal settings every corpus went through")
@@ -116,17 +113,17 @@ class Manifest(Strict):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def window_schema(n_channels: int, n_samples: int, metadata: Sequence[pa.Field] = ()) -> pa.Schema:
-    """Schema of a table of windows: the metadata fields given, then the tensor."""
+def window_schema(n_channels: int, n_samples: int) -> pa.Schema:
+    """Schema of a part: the metadata columns, then the tensor."""
     return pa.schema(
-        [*metadata, pa.field(TENSOR, pa.fixed_shape_tensor(pa.float16(), (n_channels, n_samples)), nullable=False)]
+        [*METADATA, pa.field(TENSOR, pa.fixed_shape_tensor(pa.float16(), (n_channels, n_samples)), nullable=False)]
     )
 
 
 def tensor_array(windows: npt.NDArray[np.float16]) -> pa.Array:
     """Arrow column of (n, C, T) float16 windows, without a copy."""
-    assert windows.dtype == np.float16 and windows.ndim == 3
-    n, n_channels, n_samples = windows.shape
+    assert windows.dtype == np.float16
+    _, n_channels, n_samples = windows.shape
     flat = pa.array(np.ascontiguousarray(windows).reshape(-1), type=pa.float16())
     storage = pa.FixedSizeListArray.from_arrays(flat, n_channels * n_samples)
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float16(), (n_channels, n_samples)), storage)

@@ -38,7 +38,7 @@ def write_part(
         rows: n metadata rows with the columns of ``METADATA``.
         summary: What happened to the recording, JSON-able; it travels in the file's own header.
     """
-    schema = window_schema(*windows.shape[1:], METADATA).with_metadata({_SUMMARY: json.dumps(summary).encode()})
+    schema = window_schema(windows.shape[1], windows.shape[2]).with_metadata({_SUMMARY: json.dumps(summary).encode()})
     columns = pa.Table.from_pylist([dict(row) for row in rows], schema=METADATA).combine_chunks().columns
     arrays = [column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column for column in columns]
     sink = pa.BufferOutputStream()

@@ -164,7 +164,7 @@ def _refuse_leak(pretrained: Pretrained, split: Split, corpus: str) -> None:
     held_out = {key.partition("/")[2] for role in ("validation", "test") for key in split.subjects[role]}
     if seen := sorted(held_out & set(pretrained.seen.get(corpus, ()))):
         raise RequestError(
-            f"the backbone was pretrained on {corpus} subjects {', '.join(seen)}, labels and all, who are to validate or "
+            f"the backbone was pretrained on {corpus} subjects {', '.join(seen)}, labels and all, who validate or "
             "test here; pretrain with this experiment's finetune section, or on other corpora"
         )
 
@@ -226,7 +226,8 @@ def _finetune_worker(config: dict[str, Any]) -> None:
         loss = _train_epoch(classifier, optimiser, store, settings, split.train, target, epoch, experiment.seed, device)
         predicted = _predict(classifier, store, corpus, split.validation, settings.batch, device)
         scores = score(target.codes[split.validation], predicted, target.classes)
-        if scores.kappa > position["best_kappa"]:
+        # Of equal epochs the later one, which has seen more: small validation sets tie at zero for a while.
+        if scores.kappa >= position["best_kappa"]:
             best = copy.deepcopy(classifier.state_dict())
             position |= {"best_epoch": epoch + 1, "best_kappa": scores.kappa}
         position["next_epoch"] = epoch + 1

@@ -27,8 +27,8 @@ from emod.shards import ShardStore
 __all__ = ["TrainResources", "Watch", "claim_run", "launch", "report_checkpoint"]
 
 
-# glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the time
-# of a step on a CPU (measured: 45 against 21 ms a window of 62 x 800). With these it keeps them.
+# glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
+# time of a step on a CPU (measured: 45 against 21 ms a window of 62 x 800). With these it keeps them.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
@@ -116,7 +116,7 @@ def launch(
         RequestError, DataError: As raised by a worker.
         ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
     """
-    board = _Board.remote()
+    board = _Board.remote()  # type: ignore[attr-defined]
     filesystem, path = _ray_storage(runs_url)
     trainer = TorchTrainer(
         loop,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
@@ -21,6 +22,7 @@ import torch.distributed as dist
 from mlflow import MlflowClient
 
 from emod import storage
+from emod.affect import N_REGIONS
 from emod.catalog import Experiment
 from emod.cli import Tick
 from emod.evaluation import split_subjects
@@ -31,7 +33,7 @@ from emod.training.checkpoint import load_checkpoint, save_checkpoint
 from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
 
-__all__ = ["Pretrained", "count_steps", "held_out_subjects", "load_pretrained", "pretrain"]
+__all__ = ["Pretrained", "count_steps", "draws_per_region", "held_out_subjects", "load_pretrained", "pretrain"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,20 @@ def count_steps(experiment: Experiment, store: ShardStore) -> int:
     corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
     settings = experiment.pretrain
     return settings.epochs * (settings.steps_per_epoch or make_plan(corpora, settings, experiment.seed).steps_per_epoch)
+
+
+def draws_per_region(experiment: Experiment, store: ShardStore, *, steps: int) -> dict[str, list[int]]:
+    """corpus -> windows drawn from each of the 9 va_regions in the first steps of the plan.
+
+    Corpora with emotion words fill few regions; this shows what their empty slots were filled with.
+    """
+    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
+    plan = make_plan(corpora, experiment.pretrain, experiment.seed)
+    totals = {name: np.zeros(N_REGIONS, dtype=np.int64) for name in plan.corpora}
+    for step in range(steps):
+        for name, counts in plan.draws(step).items():
+            totals[name] += counts
+    return {name: counts.tolist() for name, counts in totals.items()}
 
 
 def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, str], advance: Tick) -> Pretrained:

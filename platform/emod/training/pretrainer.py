@@ -224,7 +224,7 @@ class Pretrainer:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat, group=self._group)
-        for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        for parameter, summed in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             shared = summed / self._world_size if id(parameter) in head else summed
             parameter.grad = shared.view_as(parameter)
 
