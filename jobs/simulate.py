@@ -6,10 +6,6 @@ python jobs/simulate.py --corpus deap --out data/deap --subjects 4 --time-scale 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from emod.cli import progress, run_job
 

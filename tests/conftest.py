@@ -20,7 +20,10 @@ KEY, SECRET = "loopback-key-of-the-tests", "loopback-secret-of-the-tests"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: its endpoint, one empty bucket, and the folder that holds the buckets' objects as files."""
+    """A running server: its endpoint, one bucket for all tests, and the folder that holds its objects as files.
+
+    Give Ray tasks its URLs, not the object: workers cannot import a conftest.
+    """
 
     endpoint: str
     bucket: str
@@ -89,7 +92,13 @@ def ray_cluster(s3_server: S3Server) -> Iterator[None]:
         # Workers import what this process imports, with or without the package installed.
         source = str(Path(__file__).parents[1] / "platform")
         environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH")))))
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False)
+        ray.init(
+            address="local",  # a cluster that somebody runs on this machine is none of the tests' business
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+        )
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             yield

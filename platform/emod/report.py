@@ -105,7 +105,7 @@ def print_summary(
     for outcome in outcomes:
         target = outcome.finetuned.target
         priors = ", ".join(f"{name} {share:.1%}" for name, share in target.priors.items())
-        console.print(f"{target.name}: {target.rule}; classes {priors}", highlight=False)
+        console.print(f"{target.rule}; classes {priors}", highlight=False)
     for outcome in outcomes:
         console.print(f"registered  models:/emod@{outcome.alias}  (version {outcome.model_version})", highlight=False)
     console.print(f"pictures    {pictures[0].parent}", highlight=False)

@@ -6,6 +6,7 @@ Errors of a store become one line with the URL and the cure.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -161,6 +162,9 @@ def remove_folder(url: str) -> None:
 
 
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # Some S3 servers answer a request for a range with the checksum of the whole object, and botocore then refuses it.
+    # What must be right has a checksum of its own, in the manifest.
+    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     try:
         fs, path = url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -178,20 +182,20 @@ def _worded(url: str, verb: str) -> Iterator[None]:
         raise RequestError(f"{redact(url)}: no such object; check the URL") from None
     except PermissionError as error:
         raise RequestError(
-            f"{url}: the store refuses to {verb} it ({_first_line(error)}); check credentials and rights"
+            f"{redact(url)}: the store refuses to {verb} it ({_first_line(error)}); check credentials and rights"
         ) from None
     except (OSError, ConnectionError, TimeoutError) as error:
         raise RequestError(
-            f"{url}: cannot {verb} it ({_first_line(error)}); check the address and the network"
+            f"{redact(url)}: cannot {verb} it ({_first_line(error)}); check the address and the network"
         ) from None
     except Exception as error:
         # botocore and its like raise their own trees (EndpointConnectionError, NoCredentialsError, ClientError).
         if type(error).__module__.partition(".")[0] not in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "azure"}:
             raise
         raise RequestError(
-            f"{url}: cannot {verb} it ({_first_line(error)}); check address, credentials and network"
+            f"{redact(url)}: cannot {verb} it ({_first_line(error)}); check address, credentials and network"
         ) from None
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return redact((str(error).splitlines() or [type(error).__name__])[0])

@@ -11,6 +11,8 @@ import mmap
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -48,7 +50,9 @@ def newest_manifest(url: str) -> Manifest | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{source}: {where}: {first['msg']}; run jobs/ingest.py again to write a new version") from None
+        what = ": ".join(part for part in (where, first["msg"]) if part)
+        cure = "restore it, or remove it to return to the version before"
+        raise DataError(f"{storage.redact(source)}: not a manifest ({what}); {cure}") from None
 
 
 class ShardStore:
@@ -78,7 +82,9 @@ class ShardStore:
         """
         manifest = newest_manifest(url)
         if manifest is None:
-            raise RequestError(f"{url}: no shard store here (no manifest); run jobs/ingest.py first or check the URL")
+            raise RequestError(
+                f"{storage.redact(url)}: no shard store here (no manifest); run jobs/ingest.py first or check the URL"
+            )
         return cls(url, manifest, cache=cache)
 
     @property
@@ -121,11 +127,15 @@ class ShardStore:
             (n, C, T) float32.
 
         Raises:
-            IndexError: If a row is out of range.
-            DataError: If a shard is missing or damaged.
+            IndexError: If a row is out of range, or no row number at all: a mask, a fraction.
+            DataError: If a shard is missing, or cannot be opened. Only `verify` and the download of a remote shard
+                compare checksums.
         """
         reader = self._reader(corpus)
-        wanted = np.asarray(rows, dtype=np.int64)
+        given = np.asarray(rows)
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+            raise IndexError(f"rows are {given.dtype} of shape {given.shape}; give whole row numbers (n,)")
+        wanted = given.astype(np.int64)
         windows = reader.gather(wanted)
         if unit == "uv":
             windows *= reader.scale_uv[wanted, None, None]
@@ -169,7 +179,8 @@ class ShardStore:
 
     def _entry(self, corpus: str) -> CorpusEntry:
         if corpus not in self.manifest.corpora:
-            raise RequestError(f"corpus {corpus!r} is not in the store {self.url}; it holds {', '.join(self.corpora)}")
+            held = ", ".join(self.corpora)
+            raise RequestError(f"corpus {corpus!r} is not in the store {storage.redact(self.url)}; it holds {held}")
         return self.manifest.corpora[corpus]
 
     def _reader(self, corpus: str) -> _CorpusReader:
@@ -185,11 +196,14 @@ class _CorpusReader:
         self._url = url
         self._entry = entry
         self._cache = cache
-        self._n_samples = round(entry.window_s * entry.sfreq_hz)
 
     @cached_property
     def metadata(self) -> pa.Table:
-        tables = [pq.read_table(self._local(shard.metadata, shard.metadata_sha256)) for shard in self._entry.shards]
+        tables = []
+        for shard in self._entry.shards:
+            path = self._local(shard.metadata, shard.metadata_sha256)
+            with _worded(path):
+                tables.append(pq.read_table(path))
         return pa.concat_tables(tables) if tables else METADATA.empty_table()
 
     @cached_property
@@ -200,11 +214,11 @@ class _CorpusReader:
     @cached_property
     def _blocks(self) -> tuple[list[torch.Tensor], npt.NDArray[np.int64]]:
         """(n, C, T) float16 views of all record batches, and the row at which each begins (the total at the end)."""
-        views = [
-            view
-            for shard in self._entry.shards
-            for view in _map_tensors(self._local(shard.tensors, shard.tensors_sha256))
-        ]
+        views = []
+        for shard in self._entry.shards:
+            path = self._local(shard.tensors, shard.tensors_sha256)
+            with _worded(path):
+                views += _map_tensors(path)
         starts = np.cumsum([0, *(len(view) for view in views)], dtype=np.int64)
         return views, starts
 
@@ -212,7 +226,8 @@ class _CorpusReader:
         views, starts = self._blocks
         if rows.size and not 0 <= rows.min() <= rows.max() < starts[-1]:
             raise IndexError(f"rows {rows.min()}..{rows.max()} asked for where the corpus holds 0..{starts[-1] - 1}")
-        out = torch.empty((len(rows), len(self._entry.channels), self._n_samples), dtype=torch.float32)
+        shape = views[0].shape[1:] if views else (len(self._entry.channels), 0)
+        out = torch.empty((len(rows), *shape), dtype=torch.float32)
         blocks = np.searchsorted(starts, rows, side="right") - 1
         for position, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
             out[position].copy_(views[block][row - int(starts[block])])
@@ -221,25 +236,35 @@ class _CorpusReader:
     def _local(self, path: str, sha256: str) -> str:
         """A local path of a store's file: its own where the store is local, a checked copy elsewhere."""
         url = storage.join(self._url, path)
-        if storage.is_local(url):
-            local = Path(url.removeprefix("file://"))
-            if not local.is_file():
-                raise DataError(f"{url}: a shard of the manifest is missing; restore it or run jobs/ingest.py again")
-            return str(local)
         cached = self._cache / f"{sha256}{Path(path).suffix}"
-        if not cached.is_file():
-            self._cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
-                fresh = Path(scratch) / "download"
-                storage.download(url, str(fresh))
-                with fresh.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
-                if found != sha256:
-                    raise DataError(
-                        f"{url}: checksum {found[:16]} where the manifest says {sha256[:16]}; restore the shard"
-                    )
-                fresh.replace(cached)
+        local = Path(url.removeprefix("file://")) if storage.is_local(url) else cached
+        if local.is_file():
+            return str(local)
+        if not storage.exists(url):
+            what = "a shard of the manifest is missing; restore it or run jobs/ingest.py again into another store"
+            raise DataError(f"{storage.redact(url)}: {what}")
+        # Recordings of people: nobody else on this machine may read the copies.
+        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
+            fresh = Path(scratch) / "download"
+            storage.download(url, str(fresh))
+            with fresh.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != sha256:
+                what = f"checksum {found[:16]} where the manifest says {sha256[:16]}; restore the shard"
+                raise DataError(f"{storage.redact(url)}: {what}")
+            fresh.replace(cached)
         return str(cached)
+
+
+@contextmanager
+def _worded(path: str) -> Iterator[None]:
+    """A file that Arrow or mmap cannot open is bad data, not a defect of the platform."""
+    try:
+        yield
+    except (pa.ArrowInvalid, ValueError, OSError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: not a whole shard ({what}); restore it, or remove it if it is a cached copy") from None
 
 
 def _map_tensors(path: str) -> list[torch.Tensor]:

@@ -94,13 +94,13 @@ def pack_shard(store_url: str, folder: str, number: int, part_urls: Sequence[str
         writer.close()
         tensors_sha256 = _sha256(path)
         stem = f"{folder}/{number:05d}-{tensors_sha256[:16]}"
-        storage.upload(path, f"{store_url}/{stem}.arrow")
+        storage.upload(path, storage.join(store_url, f"{stem}.arrow"))
         tensors_bytes = os.path.getsize(path)
     metadata = pa.concat_tables(tables)
     sink = pa.BufferOutputStream()
     pq.write_table(metadata, sink)
     encoded = sink.getvalue().to_pybytes()
-    storage.write_bytes(f"{store_url}/{stem}.parquet", encoded)
+    storage.write_bytes(storage.join(store_url, f"{stem}.parquet"), encoded)
     return ShardEntry(
         tensors=f"{stem}.arrow",
         metadata=f"{stem}.parquet",
