@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import ray.data
 import s3fs
 
 KEY, SECRET = "loopback-key-of-the-tests", "loopback-secret-of-the-tests"
@@ -100,6 +102,7 @@ def ray_cluster(s3_server: S3Server) -> Iterator[None]:
             log_to_driver=False,
         )
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it floods the report of a failing test
         try:
             yield
         finally:

@@ -102,7 +102,7 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
         )
 
         columns = (
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<18}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -92,6 +92,8 @@ def on_ray(num_cpus: int | None = None, *, quiet: bool = False) -> Iterator[None
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     remote = bool(os.environ.get("RAY_ADDRESS"))
     ray.init(
+        # Without an address Ray would join whatever cluster somebody started on this machine.
+        address=None if remote else "local",
         num_cpus=None if remote else num_cpus,
         object_store_memory=None if remote else 512 * 2**20,
         include_dashboard=None if remote else False,

@@ -380,7 +380,9 @@ def test_remote_store_is_read_through_the_cache(memory_url: str, tmp_path: Path)
     np.testing.assert_array_equal(store.windows("deap", rows), written.windows[rows])
     assert store.metadata("deap").to_pylist() == written.rows
     entry = written.manifest.corpora["deap"]
-    expected = {f"{s.tensors_sha256}.arrow" for s in entry.shards} | {f"{s.metadata_sha256}.parquet" for s in entry.shards}
+    expected = {f"{s.tensors_sha256}.arrow" for s in entry.shards} | {
+        f"{s.metadata_sha256}.parquet" for s in entry.shards
+    }
     assert set(os.listdir(cache)) == expected  # no half copy either
     assert cache.stat().st_mode & 0o077 == 0  # people's recordings, on a disk that others may read
     fsspec.filesystem("memory").rm(f"{memory_url.removeprefix('memory:/')}/shards", recursive=True)
@@ -414,7 +416,11 @@ def test_bad_remote_shard_is_never_used(memory_url: str, tmp_path: Path, kind: s
         with pytest.raises(DataError, match=os.path.basename(path)) as caught:
             store.windows("deap", [14], unit="uv")
         assert "\n" not in str(caught.value)
-    assert not [name for name in os.listdir(tmp_path / "cache") if getattr(written.manifest.corpora["deap"].shards[1], f"{kind}_sha256") in name]
+    assert not [
+        name
+        for name in os.listdir(tmp_path / "cache")
+        if getattr(written.manifest.corpora["deap"].shards[1], f"{kind}_sha256") in name
+    ]
 
 
 def test_damaged_copy_in_the_cache_is_named(memory_url: str, tmp_path: Path) -> None:

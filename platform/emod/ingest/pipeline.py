@@ -22,7 +22,7 @@ import ray.data
 import emod
 from emod import storage
 from emod.catalog import Experiment, fingerprint, load_emotion_words
-from emod.corpora import Corpus, CorpusError, RecordingRef, open_corpus
+from emod.corpora import Corpus, CorpusError, Problem, RecordingRef, open_corpus
 from emod.errors import DataError, RequestError
 from emod.ingest.recording import make_windows
 from emod.shards import (
@@ -130,6 +130,11 @@ def ingest(
             "ingest them together with these or choose another store"
         )
     entries = {plan.corpus: plan.entry or _ingest_corpus(experiment, plan, store_url, on_recording) for plan in plans}
+    if experiment.ingest.strict:
+        for entry in entries.values():
+            # Of an earlier run that was not strict: its parts and its entries are found again, with their problems.
+            for problem in entry.problems:
+                raise CorpusError(Problem(**problem))
     manifest = Manifest(
         version=1 if current is None else current.version + 1,
         emod_version=emod.__version__,
@@ -205,6 +210,8 @@ class _RecordingTask:
         if self._strict and recording.problems:
             raise CorpusError(recording.problems[0])
         made = make_windows(recording, self._corpus.catalog, self._signal)
+        if self._strict and made.problems:
+            raise CorpusError(made.problems[0])
         summary = {
             "subject": ref.subject,
             "n_windows": len(made.rows),

@@ -264,7 +264,9 @@ def _worded(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: not a whole shard ({what}); restore it, or remove it if it is a cached copy") from None
+        raise DataError(
+            f"{path}: not a whole shard ({what}); restore it, or remove it if it is a cached copy"
+        ) from None
 
 
 def _map_tensors(path: str) -> list[torch.Tensor]:
