@@ -23,6 +23,7 @@ def main() -> None:
         show_plan(experiment, plan_finetune(experiment, store))
         return
 
+    from emod.storage import redact
     from emod.training import load_pretrained
     from emod.workflow import finetune_and_register, on_ray, summarise, uri_of
 
@@ -31,7 +32,7 @@ def main() -> None:
         outcomes = finetune_and_register(experiment, store, pretrained)
     for line in summarise(outcomes, simulated=store.simulated):
         print(line)
-    print(f"MLflow: {uri_of(experiment)}")
+    print(f"MLflow: {redact(uri_of(experiment))}")
 
 
 if __name__ == "__main__":

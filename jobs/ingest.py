@@ -23,6 +23,10 @@ def main() -> None:
 
     from emod.workflow import ingest_corpora, on_ray
 
+    # What is missing is said before a cluster is started.
+    experiment.addresses.store_url()
+    for name in experiment.corpora:
+        experiment.addresses.root_of(name)
     with on_ray(quiet=True):
         store = ingest_corpora(experiment)
     for name in experiment.corpora:

@@ -26,12 +26,15 @@ def main() -> None:
         show_plan(experiment, [f"{steps} steps of {windows} windows on {settings.workers} workers"])
         return
 
+    from emod.storage import redact
     from emod.workflow import on_ray, pretrain_backbone, uri_of
 
+    # Missing or not is known before a cluster is started.
+    runs_url = experiment.addresses.runs_url()
     with on_ray(quiet=True):
         _, run_id = pretrain_backbone(experiment, store)
-    print(f"backbone: {experiment.addresses.runs_url()}/{experiment.pretrain.run_name}/model")
-    print(f"MLflow run {run_id} in {uri_of(experiment)}")
+    print(f"backbone: {redact(runs_url)}/{experiment.pretrain.run_name}/model")
+    print(f"MLflow run {run_id} in {redact(uri_of(experiment))}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ python jobs/simulate.py --corpus deap --out data/deap --subjects 4 --time-scale 
 
 from __future__ import annotations
 
-import argparse
-
-from emod.cli import progress, run_job
+from emod.cli import JobParser, progress, run_job
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = JobParser(__doc__)
     parser.add_argument("--corpus", required=True, metavar="NAME", help="a corpus in catalogs/corpora/")
     parser.add_argument("--out", required=True, metavar="URL", help="an empty folder; any URL that fsspec writes")
     parser.add_argument("--subjects", required=True, type=int, metavar="N")
@@ -27,6 +25,7 @@ def main() -> None:
     from emod.catalog.load import validate
     from emod.corpora import open_corpus, simulate_corpus
     from emod.simulation import BrainSimulator, TagSignal
+    from emod.storage import redact
 
     given = {"effect": arguments.effect, "seed": arguments.seed}
     brain = load_simulation().model_dump() | {key: value for key, value in given.items() if value is not None}
@@ -34,7 +33,7 @@ def main() -> None:
     settings = validate(SimulateSettings, {**asked, "brain": brain}, origin="command line")
     plans = open_corpus(arguments.corpus, arguments.out).plan_recordings(settings)
     seconds = sum(passage.duration_s for plan in plans for piece in plan.pieces for passage in piece)
-    print(f"{arguments.corpus}: {len(plans)} recordings, {seconds / 60:.1f} minutes of EEG -> {arguments.out}")
+    print(f"{arguments.corpus}: {len(plans)} recordings, {seconds / 60:.1f} minutes of EEG -> {redact(arguments.out)}")
     if arguments.dry_run:
         print(dump_yaml(settings), end="")
         return

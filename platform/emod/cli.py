@@ -10,14 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from emod.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from emod.catalog import Experiment
 
-__all__ = ["Tick", "experiment_parser", "load_requested", "progress", "run_job", "show_plan"]
+__all__ = ["JobParser", "Tick", "experiment_parser", "load_requested", "progress", "run_job", "show_plan"]
 
 
 class Tick(Protocol):
@@ -30,21 +30,38 @@ class Tick(Protocol):
 def run_job(main: Callable[[], None]) -> None:
     """Runs a job's main and exits: 0 done, 2 the request is wrong, 3 the data are incomplete or bad, 1 anything else.
 
-    The first two kinds of failure are one line on stderr; any other keeps its traceback.
+    The first two kinds of failure are one line on stderr, with secrets in URLs cut out; any other keeps its traceback.
     """
     try:
         main()
     except (RequestError, DataError) as error:
-        print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(error).split())}", file=sys.stderr)
+        from emod.storage import redact
+
+        print(f"{os.path.basename(sys.argv[0])}: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
 
 
-def experiment_parser(description: str, default: str) -> argparse.ArgumentParser:
+class JobParser(argparse.ArgumentParser):
+    """A parser whose complaints are a `RequestError`: one line, as for any other wrong request.
+
+    Args:
+        description: The job's docstring; its lines are kept.
+    """
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage."""
+        raise RequestError(f"{message}; --help lists what this job takes")
+
+
+def experiment_parser(description: str | None, default: str) -> JobParser:
     """A parser with the flags every job has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = JobParser(description)
     parser.add_argument(
         "--experiment",
         default=default,

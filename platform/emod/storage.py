@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -126,7 +127,7 @@ def write_bytes(url: str, data: bytes) -> None:
     with _worded(url, "write"):
         if is_local(url):
             fs.makedirs(posixpath.dirname(path), exist_ok=True)
-            partial = f"{path}.partial"
+            partial = _partial(path)
             fs.pipe_file(partial, data)
             fs.mv(partial, path)
         else:
@@ -139,7 +140,7 @@ def upload(path: str, url: str) -> None:
     with _worded(url, "write"):
         if is_local(url):
             fs.makedirs(posixpath.dirname(target), exist_ok=True)
-            partial = f"{target}.partial"
+            partial = _partial(target)
             fs.put_file(path, partial)
             fs.mv(partial, target)
         else:
@@ -159,6 +160,11 @@ def remove_folder(url: str) -> None:
     with _worded(url, "remove"):
         if fs.exists(path):
             fs.rm(path, recursive=True)
+
+
+def _partial(path: str) -> str:
+    """Where a file grows until it is whole; a name of its own for each writer, as two may write the same file."""
+    return f"{path}.{uuid.uuid4().hex[:8]}.partial"
 
 
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -120,6 +120,8 @@ def simulate_corpora(experiment: Experiment) -> None:
     for name, settings in experiment.simulate.items():
         root = experiment.addresses.root_of(name)
         marker = read_marker(root)
+        if marker is not None and marker.corpus != name:
+            raise RequestError(f"{root} holds a simulated {marker.corpus}, not {name}; give {name} a folder of its own")
         if marker is not None and marker.settings == fingerprint(settings):
             continue
         if marker is not None:

@@ -293,7 +293,7 @@ def test_no_store_is_a_wrong_request(tmp_path: Path, name: str) -> None:
 def test_unknown_corpus_is_a_wrong_request(written: Written) -> None:
     store = ShardStore.open(written.url)
     for ask in (store.channels, store.metadata, lambda name: store.windows(name, [0])):
-        with pytest.raises(RequestError, match="'daps' is not in the store .* it holds deap"):
+        with pytest.raises(RequestError, match=r"'daps' is not in the store .* it holds deap"):
             ask("daps")
 
 

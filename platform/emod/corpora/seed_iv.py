@@ -24,7 +24,7 @@ from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, Recor
 from emod.corpora.cut_trials import CutTrial, join_trials
 from emod.corpora.inventory import find_objects
 from emod.corpora.marker import scaled_seconds
-from emod.errors import DataError
+from emod.errors import DataError, RequestError
 from emod.simulation import Passage, RecordingPlan
 
 __all__ = ["SeedIv"]
@@ -70,7 +70,7 @@ class SeedIv(Corpus):
             with storage.open_binary(ref.source) as stream:
                 names = self._choose_variables(scipy.io.whosmat(stream), report)
                 signals = _load_arrays(stream, list(names.values())) if names else {}
-        except (DataError, ConnectionError, TimeoutError):
+        except (DataError, RequestError, ConnectionError, TimeoutError):
             raise
         except Exception as error:
             # scipy words damage in many classes, OSError without a number among them; a number means the store.

@@ -150,7 +150,8 @@ def subject_interval(
 
     Windows of one subject are not independent, so whole subjects are drawn with replacement, as many as there are, and
     the statistic is taken over all windows drawn. Resamples that lack a class which the whole has are left out: where
-    one person alone holds a class, the interval is conditional on that person. With few subjects the interval is too narrow rather than too wide: it cannot know people it has not seen.
+    one person alone holds a class, the interval is conditional on that person. With few subjects the interval is too
+    narrow rather than too wide: it cannot know people it has not seen.
 
     Args:
         y_true: (n_windows,) class codes.

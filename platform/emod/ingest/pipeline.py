@@ -134,7 +134,7 @@ def ingest(
         for entry in entries.values():
             # Of an earlier run that was not strict: its parts and its entries are found again, with their problems.
             for problem in entry.problems:
-                raise CorpusError(Problem(**problem))
+                raise CorpusError(Problem(**problem))  # type: ignore[arg-type]
     manifest = Manifest(
         version=1 if current is None else current.version + 1,
         emod_version=emod.__version__,

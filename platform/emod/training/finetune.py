@@ -7,6 +7,7 @@ Training code sees training and validation windows only; the epoch with the best
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +19,17 @@ import ray.train.torch
 import torch
 import torch.nn.functional as F
 from mlflow import MlflowClient
+from safetensors.torch import save
 from sklearn.linear_model import Ridge
 
-from emod.catalog import Experiment, FinetuneSettings
+from emod.catalog import Experiment, FinetuneSettings, fingerprint
 from emod.cli import Tick
 from emod.errors import RequestError
 from emod.evaluation import Evaluation, Split, Target, evaluate, make_target, score, split_subjects
 from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog
+from emod.tracking.runs import RESOURCE_FIELDS
 from emod.training.checkpoint import load_checkpoint, read_position, save_checkpoint
 from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
 from emod.training.pretrain import Pretrained, load_pretrained
@@ -76,8 +79,8 @@ def finetune(
         advance: The driver's progress bar, one unit an epoch.
 
     Raises:
-        RequestError: If the backbone has seen a subject of the validation or test role, or the run's name belongs to
-            another experiment.
+        RequestError: If the backbone has seen a subject of the validation or test role, the run's name belongs to a
+            run with other settings, windows or backbone, or the backbone is not that of pretrain.run_name.
     """
     settings = _settings(experiment)
     metadata = store.metadata(settings.corpus)
@@ -86,11 +89,18 @@ def finetune(
     _refuse_leak(pretrained, split, settings.corpus)
     runs_url = experiment.addresses.runs_url()
     run_name = f"{settings.run_name}-{target_name}"
-    claim_run(runs_url, run_name, experiment, store, room="finetune")
+    claim = {
+        "seed": experiment.seed,
+        "finetune": fingerprint(settings, exclude=RESOURCE_FIELDS),
+        "backbone": _digest(pretrained.model),
+        "manifest": store.manifest.hash,
+    }
+    claim_run(runs_url, run_name, claim, room="finetune")
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
         "target": target_name,
+        "backbone": claim["backbone"],
         "tracking": list(tracking),
     }
     result = launch(
@@ -169,6 +179,11 @@ def _refuse_leak(pretrained: Pretrained, split: Split, corpus: str) -> None:
         )
 
 
+def _digest(model: Emod) -> str:
+    """Hash of a backbone's weights."""
+    return hashlib.sha256(save(model.state_dict())).hexdigest()
+
+
 def _new_classifier(backbone: Emod, target: Target, settings: FinetuneSettings) -> EmodClassifier:
     """A classifier on a copy of the backbone, with fine-tuning's own dropout."""
     config = backbone.config.model_copy(update={"dropout": settings.dropout})
@@ -203,6 +218,11 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     target = make_target(metadata, config["target"], threshold=settings.threshold, ties=settings.ties)
     split = split_subjects(metadata, settings.split, rows=target.rows)
     pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
+    if _digest(pretrained.model) != config["backbone"]:
+        raise RequestError(
+            f"the backbone to fine-tune is not the one of run {experiment.pretrain.run_name!r}; "
+            "set pretrain.run_name to the run it comes from"
+        )
     torch.manual_seed(experiment.seed)
     classifier = _new_classifier(pretrained.model, target, settings).to(device)
     optimiser = _new_optimiser(classifier, settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from emod import storage
-from emod.catalog import Experiment, fingerprint
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
-from emod.shards import ShardStore
 
 __all__ = ["TrainResources", "Watch", "claim_run", "launch", "report_checkpoint"]
 
@@ -30,6 +28,10 @@ __all__ = ["TrainResources", "Watch", "claim_run", "launch", "report_checkpoint"
 # glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
 # time of a step on a CPU (measured: 45 against 21 ms a window of 62 x 800). With these it keeps them.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
+
+# Held-out subjects by name are its only part that grows.
+_CLAIM_BYTES = 2**20
 
 
 @ray.remote(num_cpus=0)
@@ -70,25 +72,27 @@ class TrainResources:
         self.failure = ray.train.FailureConfig(max_failures=max_failures)
 
 
-def claim_run(runs_url: str, run_name: str, experiment: Experiment, store: ShardStore, *, room: str) -> None:
-    """Ties a run's name to one experiment on one store: resumed with others it would continue somebody else's run.
+def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: str) -> None:
+    """Ties a run's name to what decides its weights: resumed with anything else it would continue somebody else's run.
+
+    Args:
+        runs_url: Where runs lie.
+        run_name: The run's name below ``runs_url``.
+        claim: JSON-able; what a resume must not change. Workers and other resources may.
+        room: Section of the experiment that holds ``run_name``.
 
     Raises:
-        RequestError: If the name belongs to another experiment or store.
+        RequestError: If the name belongs to a run with another claim.
     """
-    claim = {
-        "room": room,
-        "experiment": fingerprint(experiment, exclude={"addresses", "simulate", "ingest", "description", "name"}),
-        "manifest": store.manifest.hash,
-    }
+    wanted: dict[str, Any] = json.loads(json.dumps({"room": room, **claim}))
     url = storage.join(runs_url, run_name, "claim.json")
     if not storage.exists(url):
-        storage.write_bytes(url, json.dumps(claim).encode())
+        storage.write_bytes(url, json.dumps(wanted).encode())
         return
-    held = json.loads(storage.read_bytes(url, at_most=4096))
-    if differing := [key for key in claim if held.get(key) != claim[key]]:
+    held = json.loads(storage.read_bytes(url, at_most=_CLAIM_BYTES))
+    if differing := [key for key in wanted if held.get(key) != wanted[key]]:
         raise RequestError(
-            f"run {run_name!r} in {runs_url} was made with another {' and '.join(differing)}; "
+            f"run {run_name!r} in {storage.redact(runs_url)} was made with another {' and '.join(differing)}; "
             f"choose another {room}.run_name, or remove that folder"
         )
 

@@ -23,12 +23,14 @@ from mlflow import MlflowClient
 
 from emod import storage
 from emod.affect import N_REGIONS
-from emod.catalog import Experiment
+from emod.catalog import Experiment, fingerprint
 from emod.cli import Tick
+from emod.errors import RequestError
 from emod.evaluation import split_subjects
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog
+from emod.tracking.runs import RESOURCE_FIELDS
 from emod.training.checkpoint import load_checkpoint, save_checkpoint
 from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
@@ -94,17 +96,25 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         advance: The driver's progress bar, one unit a step.
 
     Raises:
-        RequestError: If the run's name belongs to another experiment.
+        RequestError: If the run's name belongs to a run with other settings, windows or held-out subjects.
         DataError: If the loss is not finite, or a shard is damaged.
     """
     settings = experiment.pretrain
     runs_url = experiment.addresses.runs_url()
-    claim_run(runs_url, settings.run_name, experiment, store, room="pretrain")
     held_out = held_out_subjects(experiment, store)
+    claim = {
+        "seed": experiment.seed,
+        "corpora": experiment.corpora,
+        "model": fingerprint(experiment.model),
+        "pretrain": fingerprint(settings, exclude=RESOURCE_FIELDS),
+        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
+        "manifest": store.manifest.hash,
+    }
+    claim_run(runs_url, settings.run_name, claim, room="pretrain")
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
-        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
+        "held_out": claim["held_out"],
         "tracking": list(tracking),
     }
     result = launch(
@@ -135,6 +145,11 @@ def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
         RequestError: If there is no such run, or it has not finished.
     """
     url = storage.join(runs_url, run_name, "model")
+    if not storage.exists(storage.join(url, "provenance.json")):
+        raise RequestError(
+            f"{storage.redact(runs_url)} holds no finished pretraining run {run_name!r}; "
+            "finish it with jobs/pretrain.py, or set pretrain.run_name to one that has"
+        )
     with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
         for name in ("provenance.json", "model.json", "model.safetensors"):
             storage.download(storage.join(url, name), str(Path(scratch, name)))

@@ -229,14 +229,17 @@ class Pretrainer:
             parameter.grad = shared.view_as(parameter)
 
     def _not_finite(self) -> str:
-        drawn = self.plan.batch(self.next_step)
-        windows = "; ".join(
-            f"{name} rows {np.unique(self._corpora[name].rows[picks])[:4].tolist()}..." for name, picks in drawn.items()
-        )
-        return (
-            f"step {self.next_step}: the loss is not finite (windows: {windows}); "
-            "lower pretrain.learning_rate, or check these windows with ShardStore.verify()"
-        )
+        bad = []
+        for name, picks in self.plan.batch(self.next_step).items():
+            rows = np.unique(self._corpora[name].rows[picks])
+            whole = np.isfinite(self._store.windows(name, rows)).all(axis=(1, 2))
+            bad += self._store.metadata(name)["window_id"].take(rows[~whole]).to_pylist()
+        if bad:
+            more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
+            why = f"windows {', '.join(bad[:4])}{more} hold values that are not finite; ingest their recordings again"
+        else:
+            why = "every window of its batch is finite, so training diverged; lower pretrain.learning_rate"
+        return f"step {self.next_step}: the loss is not finite: {why}"
 
 
 @dataclass(frozen=True)

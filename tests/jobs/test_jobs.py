@@ -1,0 +1,307 @@
+"""Every job: light help, one line and the right code when it cannot be done, a dry run that does nothing."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from tests.training.tiny_store import TINY, write_tiny_store
+
+from emod.catalog import dump_yaml, load_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+HEAVY = ("torch", "ray", "mlflow", "mne", "scipy", "pandas", "pyarrow", "matplotlib")
+ENVIRONMENT = ("EMOD_DATA", "EMOD_STORE", "EMOD_RUNS", "MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a job ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Job = Callable[..., Told]
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Job:
+    """Runs a job in this process, from an empty folder, without addresses in the environment."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def run(name: str, *flags: str) -> Told:
+        path = str(ROOT / "jobs" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [path, *flags])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        said = capsys.readouterr()
+        assert list(here.iterdir()) == [], "nothing is left where the job was started"
+        return Told(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever starts a cluster, or work on one, fails."""
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = str(tmp_path_factory.mktemp("store"))
+    write_tiny_store(url)
+    return url
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def assert_refused(told: Told, code: int, *words: str) -> None:
+    """One line on stderr, and it names what the user must look for."""
+    assert told.code == code, told
+    assert told.out == ""
+    assert told.err.count("\n") == 1, told.err
+    assert told.err.endswith("\n")
+    for word in words:
+        assert word in told.err, told.err
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_is_light(name: str) -> None:
+    """Nothing heavy is imported before the flags are read, so help comes within a second."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{name}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'jobs' / f'{name}.py')!r}, run_name='__main__')\n"
+        "except SystemExit as stopped:\n"
+        "    assert not stopped.code, stopped.code\n"
+        f"print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))\n"
+    )
+    source = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: {name}.py" in done.stdout
+    assert "--dry-run" in done.stdout
+    assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune", "quickstart"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--set", "pretrain.learning_rat=1.0e-3"), ("pretrain.learning_rat", "did you mean learning_rate?")),
+        (("--set", "pretrain.epochs=many"), ("pretrain.epochs", '"many"')),
+        (("--set", "pretrain.epochs"), ("pretrain.epochs", "a.b=c")),
+        (("--experiment", "quickstrat"), ("quickstrat", "did you mean quickstart?")),
+        (("--set", "corpora=[deep]", "--set", "simulate={}", "--set", "finetune="), ("deep", "did you mean deap?")),
+        (("--verbose",), ("--verbose", "--help")),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    job: Job, no_ray: None, name: str, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(job(name, *flags), 2, f"{name}.py: ", *words)
+
+
+@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune"])
+def test_a_missing_store_address_names_both_places(job: Job, no_ray: None, name: str) -> None:
+    assert_refused(job(name), 2, "addresses.store", "EMOD_STORE")
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_folder_without_a_store_says_what_to_run(job: Job, no_ray: None, name: str, tmp_path: Path) -> None:
+    assert_refused(job(name, "--set", f"addresses.store={tmp_path}/shards"), 2, f"{tmp_path}/shards", "jobs/ingest.py")
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_missing_runs_address_names_both_places(job: Job, no_ray: None, name: str, store_url: str) -> None:
+    assert_refused(job(name, "--set", f"addresses.store={store_url}"), 2, "addresses.runs", "EMOD_RUNS")
+
+
+def test_a_missing_data_address_names_both_places(job: Job, no_ray: None, tmp_path: Path) -> None:
+    told = job("ingest", "--set", f"addresses.store={tmp_path}/shards", "--set", f"addresses.data.deap={tmp_path}")
+    assert_refused(told, 2, "addresses.data.seed_iv", "EMOD_DATA")
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+def test_a_missing_data_folder_is_named(job: Job, ray_cluster: None, tmp_path: Path, dry: tuple[str, ...]) -> None:
+    addresses = [f"--set=addresses.data.deap={tmp_path}/nowhere", f"--set=addresses.store={tmp_path}/shards"]
+    assert_refused(job("ingest", "--set=corpora=[deap]", *addresses, *dry), 2, f"{tmp_path}/nowhere")
+    assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_damaged_manifest_is_bad_data(job: Job, no_ray: None, name: str, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / f"manifest-000001-{'0' * 16}.json").write_text('{"format": 1')
+    assert_refused(job(name, "--set", f"addresses.store={tmp_path}/shards"), 3, "manifest-000001", "restore it")
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_a_cut_off_shard_is_bad_data(job: Job, no_ray: None, name: str, tmp_path: Path) -> None:
+    url = str(tmp_path / "shards")
+    write_tiny_store(url)
+    for path in Path(url, "shards", "seed_iv").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-40])
+    told = job(name, "--experiment", "finetune", "--set", f"addresses.store={url}", "--dry-run")
+    assert_refused(told, 3, "shards/seed_iv/", "restore it")
+
+
+def test_a_backbone_that_is_not_there_is_asked_for(job: Job, no_ray: None, store_url: str, tmp_path: Path) -> None:
+    addresses = ["--set", f"addresses.store={store_url}", "--set", f"addresses.runs={tmp_path}/runs"]
+    told = job("finetune", *addresses, "--set", "pretrain.run_name=mine")
+    assert_refused(told, 2, f"{tmp_path}/runs", "'mine'", "jobs/pretrain.py")
+
+
+def test_nothing_to_fine_tune_is_a_wrong_request(job: Job, no_ray: None, store_url: str) -> None:
+    told = job("finetune", "--experiment", "pretrain", "--set", f"addresses.store={store_url}", "--dry-run")
+    assert_refused(told, 2, "no finetune section")
+
+
+def test_quickstart_wants_both_or_neither(job: Job, no_ray: None) -> None:
+    assert_refused(job("quickstart", "--data", "somewhere"), 2, "--data", "--corpus")
+    assert_refused(job("quickstart", "--data", "somewhere", "--corpus", "deep"), 2, "deep", "did you mean deap?")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--corpus", "deep", "--subjects", "1"), ("deep", "did you mean deap?")),
+        (("--corpus", "deap", "--subjects", "none"), ("--subjects", "none")),
+        (("--corpus", "deap", "--subjects", "0"), ("subjects", "0")),
+        (("--corpus", "deap"), ("--subjects",)),
+    ],
+)
+def test_simulate_refuses_in_one_line(job: Job, tmp_path: Path, flags: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert_refused(job("simulate", "--out", str(tmp_path / "data"), *flags), 2, "simulate.py: ", *words)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_dry_pretraining_shows_and_does_nothing(job: Job, no_ray: None, store_url: str, tmp_path: Path) -> None:
+    before = tree(Path(store_url))
+    overrides = [
+        "corpora=[deap, seed_iv]",
+        f"addresses.store={store_url}",
+        f"addresses.runs={tmp_path}/runs",
+        "addresses.data.deap=s3://key:hunter2@lab/DEAP",
+        f"model={TINY}",
+        "pretrain.rounds=2",
+        "pretrain.epochs=3",
+        "pretrain.workers=5",
+    ]
+    told = job("pretrain", *(f"--set={override}" for override in overrides), "--dry-run")
+    assert (told.code, told.err) == (0, "")
+    assert "hunter2" not in told.out
+    shown, _, plan = told.out.rpartition("plan: ")
+    # 72 windows a corpus, 18 a corpus and batch: 4 steps an epoch.
+    assert plan == "12 steps of 36 windows on 5 workers\n"
+    resolved = dump_yaml(load_experiment("pretrain", overrides))
+    assert yaml.safe_load(shown) == yaml.safe_load(resolved.replace("key:hunter2@", "***@"))
+    assert tree(Path(store_url)) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_fine_tuning_shows_split_and_priors(job: Job, no_ray: None, store_url: str, tmp_path: Path) -> None:
+    before = tree(Path(store_url))
+    flags = ["--set", f"addresses.store={store_url}", "--set", f"addresses.runs={tmp_path}/runs"]
+    told = job("finetune", *flags, "--set", "finetune.targets=[emotion, valence]", "--dry-run")
+    assert (told.code, told.err) == (0, "")
+    plans = [line for line in told.out.splitlines() if line.startswith("plan: ")]
+    assert len(plans) == 2
+    # Of six subjects with twelve windows each, one validates and two test.
+    assert plans[0].startswith("plan: emotion: 100 epochs; windows {'train': 36, 'validation': 12, 'test': 24}")
+    assert "fear 0.25, happy 0.25, neutral 0.25, sad 0.25" in plans[0]
+    assert plans[1].startswith("plan: valence: ")
+    assert tree(Path(store_url)) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_simulation_and_dry_ingest(job: Job, no_ray: None, tmp_path: Path) -> None:
+    """The first of nothing, the second of recordings that the first would have written."""
+    data, store = tmp_path / "deap", tmp_path / "shards"
+    flags = ["--corpus", "deap", "--out", str(data), "--subjects", "2", "--trials", "2", "--time-scale", "0.05"]
+    told = job("simulate", *flags, "--dry-run")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.startswith("deap: 2 recordings, ")
+    assert yaml.safe_load(told.out.partition("\n")[2])["time_scale"] == 0.05
+    assert not data.exists()
+
+    told = job("simulate", *flags, "--signal", "tags")
+    assert told.code == 0
+    assert told.err.splitlines() == ["simulate: 1/2 subject s01 session 1", "simulate: 2/2 subject s02 session 1"]
+    before = tree(tmp_path)
+    addresses = [f"--set=addresses.data.deap={data}", f"--set=addresses.store={store}"]
+    told = job("ingest", "--set=corpora=[deap]", *addresses, "--dry-run")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.endswith("plan: deap: 2 recordings, to do\n")
+    assert tree(tmp_path) == before
+
+
+def test_a_dry_quickstart_starts_nothing(job: Job, no_ray: None, tmp_path: Path) -> None:
+    told = job("quickstart", "--out", str(tmp_path / "out"), "--dry-run")
+    assert (told.code, told.err) == (0, "")
+    assert f"store: {tmp_path}/out/store\n" in told.out
+    assert told.out.splitlines()[-1].startswith("plan: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_recordings_that_cannot_be_read_are_bad_data(job: Job, ray_cluster: None, tmp_path: Path) -> None:
+    data, store = tmp_path / "deap", tmp_path / "shards"
+    simulated = job(
+        *("simulate", "--corpus", "deap", "--out", str(data), "--subjects", "1"),
+        *("--trials", "2", "--time-scale", "0.05", "--signal", "tags"),
+    )
+    assert simulated.code == 0
+    (recording,) = data.rglob("*.dat")
+    recording.write_bytes(recording.read_bytes()[:1000])
+    addresses = [f"--set=addresses.data.deap={data}", f"--set=addresses.store={store}"]
+    told = job("ingest", "--set=corpora=[deap]", *addresses)
+    assert told.code == 3
+    last = told.err.splitlines()[-1]
+    assert last.startswith("ingest.py: ")
+    assert "deap" in last
+    assert "Traceback" not in told.err
+    assert not list(store.glob("manifest-*"))
+
+
+def test_a_job_is_a_process(tmp_path: Path) -> None:
+    """As users start it: exit code, one line, no traceback and no warning of a library."""
+    clean = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "pretrain.py"), f"--set=addresses.store=s3://key:hunter2@{'x' * 64}/"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**clean, "PYTHONPATH": str(ROOT / "platform"), "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"},
+    )
+    assert "hunter2" not in done.stdout + done.stderr
+    assert_refused(Told(done.returncode, done.stdout, done.stderr), 2, "pretrain.py: s3://***@")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,98 @@
+"""Training loops that stall or die where they are told to; run as a script, a driver that waits to be killed.
+
+The loops are nested functions, which Ray sends to workers by value: workers cannot import a test's module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Loop = Callable[[dict[str, Any]], None]
+
+
+def disturb_pretraining(step: int, marker: str, *, kill: bool) -> Loop:
+    """Pretraining that, once a worker has logged so many steps, leaves a marker and then dies or stalls; only once."""
+
+    def loop(config: dict[str, Any]) -> None:
+        import ray.train
+
+        from emod.tracking import MetricLog
+        from emod.training.pretrainer import Pretrainer
+
+        MetricLog.LONGEST_WAIT_S = 0.0  # every point is sent at once, those past the last checkpoint too
+        untouched = Pretrainer.steps
+        last = ray.train.get_context().get_world_size() - 1
+
+        def steps(self: Pretrainer) -> Any:
+            for report in untouched(self):
+                yield report
+                if self.next_step == step and not os.path.exists(marker):
+                    if kill and ray.train.get_context().get_world_rank() == last:
+                        Path(marker).touch()
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    elif ray.train.get_context().get_world_rank() == 0 and not kill:
+                        Path(marker).touch()
+                    if not kill:
+                        time.sleep(600)
+
+        Pretrainer.steps = steps  # type: ignore[method-assign]
+        importlib.import_module("emod.training.pretrain")._pretrain_worker(config)
+
+    return loop
+
+
+def disturb_finetuning(epoch: int, marker: str, kappas: tuple[float, ...], weights: str) -> Loop:
+    """Fine-tuning with these validation kappas; it dies once before an epoch, and leaves each epoch's weights."""
+
+    def loop(config: dict[str, Any]) -> None:
+        import dataclasses
+
+        from safetensors.torch import save_file
+
+        finetune = importlib.import_module("emod.training.finetune")
+        train, scored, now = finetune._train_epoch, finetune.score, [0]
+
+        def train_epoch(classifier: Any, *others: Any) -> float:
+            now[0] = others[5]
+            if now[0] == epoch and not os.path.exists(marker):
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            loss = train(classifier, *others)
+            save_file(classifier.state_dict(), f"{weights}/{now[0] + 1}.safetensors")
+            return loss
+
+        def score(*told: Any, **more: Any) -> Any:
+            return dataclasses.replace(scored(*told, **more), kappa=kappas[now[0]])
+
+        finetune._train_epoch, finetune.score = train_epoch, score  # type: ignore[attr-defined]
+        finetune._finetune_worker(config)
+
+    return loop
+
+
+def main(address: str, experiment_json: str, uri: str, run_id: str, step: str, marker: str) -> None:
+    """A driver of its own on a running cluster."""
+    import ray
+
+    from emod.catalog import Experiment
+    from emod.shards import ShardStore
+    from emod.training import pretrain
+
+    experiment = Experiment.model_validate_json(experiment_json)
+    importlib.import_module("emod.training.pretrain")._pretrain_worker = disturb_pretraining(
+        int(step), marker, kill=False
+    )  # type: ignore[attr-defined]
+    ray.init(address=address, log_to_driver=False)
+    store = ShardStore.open(experiment.addresses.store_url())
+    pretrain(experiment, store, tracking=(uri, run_id), advance=lambda *told: None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
