@@ -236,6 +236,8 @@ def test_the_backbone_has_its_share_of_the_rate(
         not torch.equal(weight, backbone.state_dict()[name]) for name, weight in classifier.backbone.named_parameters()
     )
     assert changed == moves
+    # A frozen backbone's gradients would still take their share of the clipped norm.
+    assert any(weight.grad is not None for weight in classifier.backbone.parameters()) == moves
     # Three batches: the last one's rate is two thirds down the cosine.
     last = settings.final_learning_rate
     wanted = last + (settings.learning_rate - last) * (1 + np.cos(np.pi * 2 / 3)) / 2
@@ -257,12 +259,12 @@ def test_an_epoch_sees_each_training_window_once_in_its_own_order(
     target = MODULE.make_target(store.metadata("seed_iv"), "emotion")
     rows = np.arange(10, 47)
     passes = []
-    for epoch in (0, 1, 0):
+    for number, epoch in enumerate((0, 1, 0)):
         torch.manual_seed(0)
         classifier = MODULE._new_classifier(Emod(tiny), target, settings)
         optimiser = MODULE._new_optimiser(classifier, settings)
         order.clear()
-        torch.manual_seed(epoch + 50)  # whatever was drawn before
+        torch.manual_seed(number + 50)  # whatever was drawn before
         loss = MODULE._train_epoch(classifier, optimiser, store, settings, rows, target, epoch, 0, torch.device("cpu"))
         passes.append(([*order], loss))
     assert all(sorted(rows_read) == rows.tolist() for rows_read, _ in passes)
