@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real bench lint clean
+.PHONY: demo test test-long test-real lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -17,15 +17,12 @@ test-long: $(VENV)/installed-test
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
 
-bench: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m bench -s
-
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lint]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is named first: with the pinned build installed, nothing later pulls another one.
 $(VENV)/installed: pyproject.toml constraints.txt

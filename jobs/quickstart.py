@@ -8,6 +8,7 @@ Everything lands in one folder: recordings (if simulated), shards, runs, MLflow'
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def main() -> None:
 
     started = time.monotonic()
     from emod import report, workflow
+    from emod.tracking import check_reachable
 
+    check_reachable(workflow.uri_of(experiment))
     workflow.simulate_corpora(experiment)
     with workflow.on_ray(num_cpus=2, quiet=True):
         store = workflow.ingest_corpora(experiment)
@@ -46,9 +49,9 @@ def main() -> None:
 
 def addresses(out: str) -> list[str]:
     """Overrides that put everything the job makes below one folder."""
-    return [f"addresses.store={out}/store", f"addresses.runs={out}/runs"] + [
-        f"addresses.data.{corpus}={out}/recordings/{corpus}" for corpus in ("deap", "seed_iv")
-    ]
+    places = {"store": "store", "runs": "runs", "data.deap": "recordings/deap", "data.seed_iv": "recordings/seed_iv"}
+    # As JSON text: an override is YAML, where a bare path may hold a comment or a number.
+    return [f"addresses.{field}={json.dumps(f'{out}/{place}')}" for field, place in places.items()]
 
 
 def real_data(data: str | None, corpus: str | None) -> list[str]:
@@ -61,7 +64,7 @@ def real_data(data: str | None, corpus: str | None) -> list[str]:
     return [
         f"corpora=[{corpus}]",
         "simulate={}",
-        f"addresses.data.{corpus}={data}",
+        f"addresses.data.{corpus}={json.dumps(data)}",
         f"finetune.corpus={corpus}",
         f"finetune.targets={targets}",
     ]

@@ -18,6 +18,7 @@ from emod.corpora import open_corpus
 from emod.evaluation import draw_cleaning, draw_confusion, draw_loss, draw_plane, draw_results, draw_spectrum
 from emod.shards import ShardStore
 from emod.signal.clean import clean_recording
+from emod.storage import redact
 from emod.workflow import FinetuneOutcome, uri_of
 
 __all__ = ["draw_pictures", "print_summary"]
@@ -32,7 +33,7 @@ def draw_pictures(
     """Draws the main job's pictures into a folder and returns their paths, in the order in which to look at them."""
     folder.mkdir(parents=True, exist_ok=True)
     corpus = outcomes[0].corpus
-    simulated = store.simulated
+    simulated = store.is_simulated(experiment.corpora)
     drawn = [folder / "cleaning.png", folder / "alpha.png", folder / "plane.png", folder / "loss.png"]
     _draw_cleaning(experiment, corpus, drawn[0], simulated=store.manifest.corpora[corpus].simulated)
     _draw_alpha(store, corpus, drawn[1])
@@ -65,7 +66,8 @@ def print_summary(
 ) -> None:
     """Prints what was read, what came out, and where to look."""
     console = Console(width=None if Console().is_terminal else 110)
-    origin = "SIMULATED recordings: these numbers say nothing about people" if store.simulated else "real recordings"
+    simulated = store.is_simulated(experiment.corpora)
+    origin = "SIMULATED recordings: these numbers say nothing about people" if simulated else "real recordings"
     data = Table(title=f"Data ({origin})", box=box.SIMPLE, title_justify="left")
     for column in ("corpus", "subjects", "recordings", "trials", "windows", "window", "electrodes", "problems"):
         data.add_column(column, justify="left" if column == "corpus" else "right")
@@ -109,7 +111,9 @@ def print_summary(
     for outcome in outcomes:
         console.print(f"registered  models:/emod@{outcome.alias}  (version {outcome.model_version})", highlight=False)
     console.print(f"pictures    {pictures[0].parent}", highlight=False)
-    console.print(f"MLflow      mlflow ui --backend-store-uri {uri_of(experiment)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"MLflow      mlflow ui --backend-store-uri {redact(uri_of(experiment))}", highlight=False, soft_wrap=True
+    )
     console.print("            then open http://127.0.0.1:5000", highlight=False)
     console.print(f"took        {seconds / 60:.1f} minutes", highlight=False)
 

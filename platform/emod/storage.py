@@ -172,7 +172,10 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     # What must be right has a checksum of its own, in the manifest.
     os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     try:
-        fs, path = url_to_fs(url)
+        with _worded(url, "connect to"):  # some filesystems connect when they are made
+            fs, path = url_to_fs(url)
+    except RequestError:
+        raise
     except (ValueError, ImportError) as error:
         raise RequestError(
             f"{redact(url)}: {str(error).splitlines()[0]}; use a path or a URL that fsspec reads"

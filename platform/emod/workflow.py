@@ -27,6 +27,7 @@ from emod.simulation import BrainSimulator
 from emod.tracking import (
     TrainedCorpus,
     TrainedOn,
+    check_reachable,
     ensure_run,
     finish,
     log_experiment,
@@ -37,6 +38,8 @@ from emod.tracking import (
 from emod.training import (
     Finetuned,
     Pretrained,
+    claim_finetuning,
+    claim_pretraining,
     count_steps,
     draws_per_region,
     finetune,
@@ -114,18 +117,17 @@ def uri_of(experiment: Experiment) -> str:
 def simulate_corpora(experiment: Experiment) -> None:
     """Simulates each corpus of the experiment's simulate section at its address; a copy that is whole is kept.
 
-    Only a simulated copy made with other settings is replaced. A folder without the simulator's marker may be
-    somebody's recordings, and is refused by `simulate_corpus`.
+    Nothing is ever removed: a folder that holds anything else is refused, since it may hold somebody's recordings.
     """
     for name, settings in experiment.simulate.items():
         root = experiment.addresses.root_of(name)
         marker = read_marker(root)
-        if marker is not None and marker.corpus != name:
-            raise RequestError(f"{root} holds a simulated {marker.corpus}, not {name}; give {name} a folder of its own")
-        if marker is not None and marker.settings == fingerprint(settings):
-            continue
         if marker is not None:
-            storage.remove_folder(root)
+            if (marker.corpus, marker.settings) == (name, fingerprint(settings)):
+                continue
+            raise RequestError(
+                f"{root} holds a simulated {marker.corpus} made with other settings; remove it or choose another folder"
+            )
         total = settings.subjects * (settings.sessions or load_corpus(name).sessions)
         with progress(f"simulate {name}", total) as advance:
             simulate_corpus(name, root, settings, BrainSimulator(settings.brain), lambda plan: advance(1, plan.subject))
@@ -141,12 +143,18 @@ def ingest_corpora(experiment: Experiment) -> ShardStore:
 
 
 def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretrained, str]:
-    """Pretrains on the experiment's corpora; returns the backbone and its MLflow run. Ray must be running."""
-    uri = uri_of(experiment)
+    """Pretrains on the experiment's corpora; returns the backbone and its MLflow run. Ray must be running.
+
+    Raises:
+        RequestError: If the store was cleaned with other settings than the experiment's, or as `pretrain`.
+    """
+    uri = _check_request(experiment, store)
+    claim_pretraining(experiment, store)
+    simulated = store.is_simulated(experiment.corpora)
     run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"})
     client = MlflowClient(uri)
     log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
-    _log_store(client, run_id, experiment, store)
+    _log_store(client, run_id, experiment, store, simulated=simulated)
     steps = count_steps(experiment, store)
     draws = draws_per_region(experiment, store, steps=min(steps, _STEPS_COUNTED))
     client.log_dict(run_id, {"steps_counted": min(steps, _STEPS_COUNTED), "draws": draws}, "draws_per_region.json")
@@ -162,33 +170,38 @@ def finetune_and_register(
     The first target's model gets the alias ``candidate``, any other ``candidate-<target>``.
     """
     settings = _finetune_settings(experiment)
-    uri = uri_of(experiment)
+    uri = _check_request(experiment, store)
     client = MlflowClient(uri)
+    for target in settings.targets:
+        claim_finetuning(experiment, store, pretrained, target)
+    simulated = pretrained.simulated or store.is_simulated([settings.corpus])
     outcomes = []
     for number, target in enumerate(settings.targets):
         run_name = f"{settings.run_name}-{target}"
         run_id = ensure_run(uri, experiment.name, run_name, {"emod.stage": "finetune", "emod.target": target})
         log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
-        _log_store(client, run_id, experiment, store)
+        _log_store(client, run_id, experiment, store, simulated=simulated)
         with _finished(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
             evaluation = score_test_subjects(store, settings.corpus, finetuned)
             _log_scores(client, run_id, evaluation, finetuned)
             training = {key.partition("/")[2] for key in finetuned.split.subjects["train"]}
-            seen = {**pretrained.seen, settings.corpus: tuple(sorted(training))}
+            # A backbone may come from another store; the plane head is fitted on what is here.
+            seen = {name: people for name, people in pretrained.seen.items() if name in store.corpora}
+            seen[settings.corpus] = tuple(sorted(training))
             plane = fit_plane_head(finetuned.classifier.backbone, store, seen)
             alias = "candidate" if number == 0 else f"candidate-{target}"
             # "low" alone says nothing once the model has left its experiment.
             classes = [label if target == "emotion" else f"{label}_{target}" for label in finetuned.target.classes]
-            version = register_model(
+            version = _registered_before(client, name, run_id) or register_model(
                 uri=uri,
                 run_id=run_id,
                 model=finetuned.classifier,
                 plane=plane,
                 classes=classes,
                 settings=experiment.signal,
-                trained_on=_trained_on(store, tuple(seen)),
+                trained_on=_trained_on(store, tuple(seen), simulated=simulated),
                 name=name,
                 alias=alias,
             )
@@ -241,13 +254,35 @@ def _finetune_settings(experiment: Experiment) -> FinetuneSettings:
     return experiment.finetune
 
 
-def _log_store(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore) -> None:
+def _check_request(experiment: Experiment, store: ShardStore) -> str:
+    """MLflow's URI, once it is sure that it answers and that the store's windows are what the experiment says."""
+    made_with = store.manifest.settings
+    asked_for = experiment.signal.model_dump(mode="json")
+    if differing := [key for key in asked_for if made_with.get(key) != asked_for[key]]:
+        raise RequestError(
+            f"{storage.redact(store.url)} was made with signal.{differing[0]} = {made_with.get(differing[0])}, the "
+            f"experiment says {asked_for[differing[0]]}; set it so, or ingest again into another store"
+        )
+    uri = uri_of(experiment)
+    check_reachable(uri)
+    return uri
+
+
+def _registered_before(client: MlflowClient, name: str, run_id: str) -> str | None:
+    """The version that this very run registered, if it did: a finished run that is repeated changes nothing."""
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    return str(found[0].version) if found else None
+
+
+def _log_store(
+    client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool
+) -> None:
     log_lineage(
         client,
         run_id,
         store_url=store.url,
         manifest_hash=store.manifest.hash,
-        simulated=store.simulated,
+        simulated=simulated,
         corpora=experiment.corpora,
     )
 
@@ -274,10 +309,10 @@ def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finet
     client.log_dict(run_id, {"rule": finetuned.target.rule, "priors": finetuned.target.priors}, "target.json")
 
 
-def _trained_on(store: ShardStore, corpora: tuple[str, ...]) -> TrainedOn:
+def _trained_on(store: ShardStore, corpora: tuple[str, ...], *, simulated: bool) -> TrainedOn:
     return TrainedOn(
         manifest=store.manifest.hash,
-        simulated=store.simulated,
+        simulated=simulated,
         corpora={
             name: TrainedCorpus(
                 channels=store.channels(name), sfreq_hz=store.sfreq_hz(name), licence=load_corpus(name).licence

@@ -63,7 +63,7 @@ def test_the_papers_settings() -> None:
         ("pretrain.learning_rate=1e-3", "write 1.0e-7"),
         ("pretrain.epochs=0", "pretrain.epochs = 0: Input should be greater than or equal to 1"),
         ("pretrain.learning_rate=.nan", "pretrain.learning_rate"),
-        ("model.heads=5", "heads = 5 does not divide width = 32"),
+        ("model.heads=5", "heads = 5 does not divide width = 16"),
         ("finetune.split.test=0.9", "leave no subject to train on"),
         ("corpora=[deap, deap]", "names a corpus twice"),
         ("corpora=[deap, seed_iv, seed]", "corpus 'seed' has no catalog"),

@@ -1,4 +1,4 @@
-"""Simulated copies replace simulated copies. What the simulator did not write, it never removes."""
+"""Simulated copies are kept, never replaced: nothing is removed, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -46,12 +46,13 @@ def test_first_call_simulates_and_the_second_keeps(copy: Path) -> None:
     assert contents(copy) == before
 
 
-def test_other_settings_replace_a_simulated_copy_whole(copy: Path, tmp_path: Path) -> None:
+def test_other_settings_remove_nothing(copy: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(copy, tmp_path / "DASPS"))
-    simulate_corpora(make_experiment(root, SETTINGS.model_copy(update={"subjects": 1})))
-    corpus = open_corpus("dasps", root)
-    assert [ref.subject for ref in corpus.references()] == ["S01"]
-    assert corpus.problems == []
+    (root / "notes.txt").write_text("somebody put this here")
+    before = contents(root)
+    with pytest.raises(RequestError, match="made with other settings"):
+        simulate_corpora(make_experiment(root, SETTINGS.model_copy(update={"subjects": 1})))
+    assert contents(root) == before
 
 
 @pytest.mark.parametrize("marker", ["none", "damaged"])

@@ -133,7 +133,7 @@ def test_what_was_written_is_read(written: Written) -> None:
     store = ShardStore.open(written.url)
     assert store.corpora == ("deap",)
     assert store.channels("deap") == CHANNELS
-    assert (store.sfreq_hz("deap"), store.window_s("deap"), store.simulated) == (SFREQ_HZ, WINDOW_S, True)
+    assert (store.sfreq_hz("deap"), store.window_s("deap"), store.is_simulated(["deap"])) == (SFREQ_HZ, WINDOW_S, True)
     metadata = store.metadata("deap")
     assert metadata.schema.equals(METADATA)
     assert metadata.to_pylist() == written.rows

@@ -281,7 +281,7 @@ def _fingerprint(corpus: Corpus, references: Sequence[RecordingRef], experiment:
         "signal": fingerprint(experiment.signal),
         "shard_mb": experiment.ingest.shard_mb,
         "code": _code_hash(),
-        "mne": importlib.metadata.version("mne"),
+        "libraries": {name: importlib.metadata.version(name) for name in ("mne", "numpy", "python-picard", "scipy")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -294,6 +294,8 @@ def _small_files(root: str) -> list[str]:
 def _code_hash() -> str:
     package = Path(emod.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(path for room in _CODE for path in (package / room).rglob("*.py")):
+    rooms = sorted(path for room in _CODE for path in (package / room).rglob("*.py"))
+    # The one catalog that computes: where the filter's edges lie at a rate.
+    for path in [*rooms, package / "catalog" / "signal.py"]:
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

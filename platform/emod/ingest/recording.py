@@ -12,7 +12,7 @@ import numpy.typing as npt
 from emod.affect import va_region
 from emod.catalog import CorpusCatalog, SignalSettings
 from emod.corpora import Problem, Recording
-from emod.signal import normalise, window_length, window_starts
+from emod.signal import FLAT_SCALE_UV, normalise, window_length, window_starts
 from emod.signal.clean import clean_recording
 
 __all__ = ["RecordingWindows", "make_windows"]
@@ -63,7 +63,7 @@ def make_windows(recording: Recording, catalog: CorpusCatalog, settings: SignalS
         for index, first in enumerate(starts):
             window, scale = normalise(cleaned.eeg_uv[:, first : first + length], settings.clip)
             start_s = (first - start) / cleaned.sfreq_hz
-            if not scale > 0:
+            if scale < FLAT_SCALE_UV:
                 message = f"the window at {start_s:g} s is flat after cleaning; check the electrodes"
                 problems.append(Problem(recording.source, recording.subject, span.trial, "flat", message))
                 continue

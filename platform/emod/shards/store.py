@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -92,10 +92,9 @@ class ShardStore:
         """Names of the corpora in this version, sorted."""
         return tuple(sorted(self.manifest.corpora))
 
-    @property
-    def simulated(self) -> bool:
-        """Whether any corpus here is simulated."""
-        return any(entry.simulated for entry in self.manifest.corpora.values())
+    def is_simulated(self, corpora: Iterable[str]) -> bool:
+        """Whether any of these corpora is simulated."""
+        return any(self._entry(name).simulated for name in corpora)
 
     def channels(self, corpus: str) -> tuple[str, ...]:
         """Canonical electrode names, in tensor order."""
@@ -245,6 +244,8 @@ class _CorpusReader:
             raise DataError(f"{storage.redact(url)}: {what}")
         # Recordings of people: nobody else on this machine may read the copies.
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._cache.stat().st_uid != os.getuid():
+            raise RequestError(f"{self._cache}: the cache folder is somebody else's; set EMOD_CACHE to one of your own")
         with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
             fresh = Path(scratch) / "download"
             storage.download(url, str(fresh))

@@ -6,11 +6,12 @@ Importing this room loads neither MNE nor torch: ``emod.signal.clean`` and ``emo
 from __future__ import annotations
 
 from emod.signal.montage import ALIASES, ELECTRODES, canonical_name, canonical_names, positions
-from emod.signal.window import MAD_TO_SD, normalise, robust_scale_uv, window_length, window_starts
+from emod.signal.window import FLAT_SCALE_UV, MAD_TO_SD, normalise, robust_scale_uv, window_length, window_starts
 
 __all__ = [
     "ALIASES",
     "ELECTRODES",
+    "FLAT_SCALE_UV",
     "MAD_TO_SD",
     "canonical_name",
     "canonical_names",

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAD_TO_SD", "normalise", "robust_scale_uv", "window_length", "window_starts"]
+__all__ = ["FLAT_SCALE_UV", "MAD_TO_SD", "normalise", "robust_scale_uv", "window_length", "window_starts"]
+
+# Below this robust scale a window is flat: rounding noise. EEG in volts taken for microvolts has some 1e-6.
+FLAT_SCALE_UV = 1e-9
 
 # Standard deviation of a Gaussian over its median absolute deviation: 1 / Phi^-1(3/4).
 MAD_TO_SD = 1.4826022185056018

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from emod.tracking.registry import register_model
-from emod.tracking.runs import MetricLog, ensure_run, finish, log_experiment, log_lineage, tracking_uri
+from emod.tracking.runs import MetricLog, check_reachable, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Servable",
     "TrainedCorpus",
     "TrainedOn",
+    "check_reachable",
     "ensure_run",
     "finish",
     "load_servable",

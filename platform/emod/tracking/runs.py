@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +30,7 @@ from emod.catalog import Experiment, dump_yaml, fingerprint
 from emod.errors import RequestError
 from emod.storage import is_local, redact
 
-__all__ = ["MetricLog", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
+__all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
 
 RUN_NAME_TAG = "emod.run_name"
 
@@ -48,6 +50,25 @@ RESOURCE_FIELDS = frozenset(
 # MLflow's limits: params and tags per request, and the width of its digest column.
 BATCH = 100
 DIGEST_LENGTH = 36
+
+
+def check_reachable(uri: str) -> None:
+    """Asks an MLflow server for a sign of life before hours are spent; a database file needs none.
+
+    Raises:
+        RequestError: If it does not answer.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=20):  # noqa: S310 - http(s), checked above
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers; what it allows is found out when asked
+    except OSError as error:
+        raise RequestError(
+            f"MLflow at {redact(uri)} does not answer ({error}); check MLFLOW_TRACKING_URI and the server"
+        ) from None
 
 
 def tracking_uri(default_folder: str) -> str:

@@ -25,6 +25,7 @@ from emod.errors import DataError
 from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, read_config, save_weights
 from emod.signal.montage import canonical_names
 from emod.signal.serving import clean_windows, normalise_windows
+from emod.signal.window import FLAT_SCALE_UV
 
 __all__ = ["ModelCard", "Servable", "TrainedCorpus", "TrainedOn", "load_servable", "save_servable"]
 
@@ -33,9 +34,6 @@ CARD = "card.json"
 # Robust scale of cleaned scalp EEG in microvolt. Volts or millivolts taken for microvolts fall below, nanovolts above
 # (project decision).
 PLAUSIBLE_SCALE_UV = (0.5, 500.0)
-
-# What rounding leaves of a window without signal; real EEG taken for microvolts while in volts is some 1e-6.
-FLAT_SCALE_UV = 1e-9
 
 # Bounds memory: attention over 62 electrodes x 50 tokens of so many windows takes some 100 MB a layer.
 WINDOWS_AT_ONCE = 32

@@ -1,8 +1,9 @@
 """Ray Train: pretraining, fine-tuning, checkpoints. Importing it loads torch, ray.train and mlflow."""
 
-from emod.training.finetune import Finetuned, finetune, fit_plane_head, score_test_subjects
+from emod.training.finetune import Finetuned, claim_finetuning, finetune, fit_plane_head, score_test_subjects
 from emod.training.pretrain import (
     Pretrained,
+    claim_pretraining,
     count_steps,
     draws_per_region,
     held_out_subjects,
@@ -13,6 +14,8 @@ from emod.training.pretrain import (
 __all__ = [
     "Finetuned",
     "Pretrained",
+    "claim_finetuning",
+    "claim_pretraining",
     "count_steps",
     "draws_per_region",
     "finetune",

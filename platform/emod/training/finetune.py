@@ -24,7 +24,7 @@ from sklearn.linear_model import Ridge
 
 from emod.catalog import Experiment, FinetuneSettings, fingerprint
 from emod.cli import Tick
-from emod.errors import RequestError
+from emod.errors import DataError, RequestError
 from emod.evaluation import Evaluation, Split, Target, evaluate, make_target, score, split_subjects
 from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
@@ -34,7 +34,7 @@ from emod.training.checkpoint import load_checkpoint, read_position, save_checkp
 from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
 from emod.training.pretrain import Pretrained, load_pretrained
 
-__all__ = ["Finetuned", "finetune", "fit_plane_head", "score_test_subjects"]
+__all__ = ["Finetuned", "claim_finetuning", "finetune", "fit_plane_head", "score_test_subjects"]
 
 TargetName = Literal["emotion", "valence", "arousal"]
 Rows = npt.NDArray[np.int64]
@@ -57,6 +57,29 @@ class Finetuned:
     split: Split
     best_epoch: int
     validation_kappa: float
+
+
+def claim_finetuning(
+    experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName
+) -> tuple[Target, Split]:
+    """Decides whether this run may be, and ties its name to what decides its weights. It trains and logs nothing.
+
+    Raises:
+        RequestError: As `finetune`.
+    """
+    settings = _settings(experiment)
+    metadata = store.metadata(settings.corpus)
+    target = make_target(metadata, target_name, threshold=settings.threshold, ties=settings.ties)
+    split = split_subjects(metadata, settings.split, rows=target.rows)
+    _refuse_leak(pretrained, split, settings.corpus)
+    claim = {
+        "seed": experiment.seed,
+        "finetune": fingerprint(settings, exclude=RESOURCE_FIELDS),
+        "backbone": _digest(pretrained.model),
+        "manifest": store.manifest.hash,
+    }
+    claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
+    return target, split
 
 
 def finetune(
@@ -83,24 +106,14 @@ def finetune(
             run with other settings, windows or backbone, or the backbone is not that of pretrain.run_name.
     """
     settings = _settings(experiment)
-    metadata = store.metadata(settings.corpus)
-    target = make_target(metadata, target_name, threshold=settings.threshold, ties=settings.ties)
-    split = split_subjects(metadata, settings.split, rows=target.rows)
-    _refuse_leak(pretrained, split, settings.corpus)
+    target, split = claim_finetuning(experiment, store, pretrained, target_name)
     runs_url = experiment.addresses.runs_url()
     run_name = f"{settings.run_name}-{target_name}"
-    claim = {
-        "seed": experiment.seed,
-        "finetune": fingerprint(settings, exclude=RESOURCE_FIELDS),
-        "backbone": _digest(pretrained.model),
-        "manifest": store.manifest.hash,
-    }
-    claim_run(runs_url, run_name, claim, room="finetune")
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
         "target": target_name,
-        "backbone": claim["backbone"],
+        "backbone": _digest(pretrained.model),
         "tracking": list(tracking),
     }
     result = launch(
@@ -296,7 +309,12 @@ def _train_epoch(
         loss = F.cross_entropy(classifier(windows, channels, sfreq_hz), codes, label_smoothing=settings.label_smoothing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(classifier.parameters(), settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(classifier.parameters(), settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise DataError(
+                f"epoch {epoch + 1}: the gradient is not finite; lower finetune.learning_rate, or check the store "
+                "with ShardStore.verify()"
+            )
         optimiser.step()
         losses.append(loss.item())
     return float(np.mean(losses))

@@ -6,6 +6,8 @@ The same name and storage path resume a run from its last checkpoint, whatever e
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -120,6 +122,7 @@ def launch(
         RequestError, DataError: As raised by a worker.
         ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
     """
+    _check_resources(resources.scaling)
     board = _Board.remote()  # type: ignore[attr-defined]
     filesystem, path = _ray_storage(runs_url)
     trainer = TorchTrainer(
@@ -160,6 +163,21 @@ def report_checkpoint(metrics: dict[str, float], write: Callable[[Path], None]) 
     with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
         write(Path(scratch))
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(scratch))
+
+
+def _check_resources(scaling: ray.train.ScalingConfig) -> None:
+    """Ray waits for ever, and in silence, for what a fixed cluster does not have.
+
+    A cluster that is not this process' own may grow, so there it is only said.
+    """
+    has = ray.cluster_resources()
+    for kind, each in (scaling.resources_per_worker or {}).items():
+        wanted = each * int(scaling.num_workers)
+        if wanted > has.get(kind, 0):
+            message = f"training wants {wanted:g} {kind} and the cluster has {has.get(kind, 0):g}"
+            if not os.environ.get("RAY_ADDRESS"):
+                raise RequestError(f"{message}; set gpu, workers or cpus_per_worker of its section to what is there")
+            print(f"{message}; waiting for it to grow", file=sys.stderr)
 
 
 def _mirror(board: Any, advance: Tick, stop: threading.Event) -> None:

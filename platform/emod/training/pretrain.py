@@ -35,7 +35,15 @@ from emod.training.checkpoint import load_checkpoint, save_checkpoint
 from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
 
-__all__ = ["Pretrained", "count_steps", "draws_per_region", "held_out_subjects", "load_pretrained", "pretrain"]
+__all__ = [
+    "Pretrained",
+    "claim_pretraining",
+    "count_steps",
+    "draws_per_region",
+    "held_out_subjects",
+    "load_pretrained",
+    "pretrain",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,25 @@ def draws_per_region(experiment: Experiment, store: ShardStore, *, steps: int) -
     return {name: counts.tolist() for name, counts in totals.items()}
 
 
+def claim_pretraining(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
+    """Ties the run's name to what decides its weights; returns the held-out subjects. It trains and logs nothing.
+
+    Raises:
+        RequestError: As `pretrain`.
+    """
+    held_out = held_out_subjects(experiment, store)
+    claim = {
+        "seed": experiment.seed,
+        "corpora": experiment.corpora,
+        "model": fingerprint(experiment.model),
+        "pretrain": fingerprint(experiment.pretrain, exclude=RESOURCE_FIELDS),
+        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
+        "manifest": store.manifest.hash,
+    }
+    claim_run(experiment.addresses.runs_url(), experiment.pretrain.run_name, claim, room="pretrain")
+    return held_out
+
+
 def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, str], advance: Tick) -> Pretrained:
     """Pretrains to the end, resuming the run of that name. Ray must be running.
 
@@ -101,20 +128,11 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
     """
     settings = experiment.pretrain
     runs_url = experiment.addresses.runs_url()
-    held_out = held_out_subjects(experiment, store)
-    claim = {
-        "seed": experiment.seed,
-        "corpora": experiment.corpora,
-        "model": fingerprint(experiment.model),
-        "pretrain": fingerprint(settings, exclude=RESOURCE_FIELDS),
-        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
-        "manifest": store.manifest.hash,
-    }
-    claim_run(runs_url, settings.run_name, claim, room="pretrain")
+    held_out = claim_pretraining(experiment, store)
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
-        "held_out": claim["held_out"],
+        "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
         "tracking": list(tracking),
     }
     result = launch(
@@ -133,7 +151,7 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
         for name in experiment.corpora
     }
-    pretrained = Pretrained(model.eval(), seen, store.manifest.hash, store.simulated)
+    pretrained = Pretrained(model.eval(), seen, store.manifest.hash, store.is_simulated(experiment.corpora))
     _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
     return pretrained
 

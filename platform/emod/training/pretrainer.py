@@ -189,11 +189,13 @@ class Pretrainer:
         z = self.model.project(embedding, corpus_ids)
         loss, alone = contrastive_loss(z, va_weights(va, d_max=self._settings.d_max), self._settings.temperature)
         if not torch.isfinite(loss):
-            raise DataError(self._not_finite())
+            raise DataError(self._not_finite("loss"))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._share_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+        if not torch.isfinite(norm):
+            raise DataError(self._not_finite("gradient"))
         self.optimiser.step()
         return StepReport(
             loss=loss.item(),
@@ -228,7 +230,7 @@ class Pretrainer:
             shared = summed / self._world_size if id(parameter) in head else summed
             parameter.grad = shared.view_as(parameter)
 
-    def _not_finite(self) -> str:
+    def _not_finite(self, what: str) -> str:
         bad = []
         for name, picks in self.plan.batch(self.next_step).items():
             rows = np.unique(self._corpora[name].rows[picks])
@@ -239,7 +241,7 @@ class Pretrainer:
             why = f"windows {', '.join(bad[:4])}{more} hold values that are not finite; ingest their recordings again"
         else:
             why = "every window of its batch is finite, so training diverged; lower pretrain.learning_rate"
-        return f"step {self.next_step}: the loss is not finite: {why}"
+        return f"step {self.next_step}: the {what} is not finite: {why}"
 
 
 @dataclass(frozen=True)
