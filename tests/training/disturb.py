@@ -18,7 +18,7 @@ Loop = Callable[[dict[str, Any]], None]
 
 
 def disturb_pretraining(step: int, marker: str, *, kill: bool) -> Loop:
-    """Pretraining that, once a worker has logged so many steps, leaves a marker and then dies or stalls; only once."""
+    """Pretraining that stalls after so many steps are logged, or whose first worker then dies; once, with a marker."""
 
     def loop(config: dict[str, Any]) -> None:
         import ray.train
@@ -28,17 +28,15 @@ def disturb_pretraining(step: int, marker: str, *, kill: bool) -> Loop:
 
         MetricLog.LONGEST_WAIT_S = 0.0  # every point is sent at once, those past the last checkpoint too
         untouched = Pretrainer.steps
-        last = ray.train.get_context().get_world_size() - 1
 
         def steps(self: Pretrainer) -> Any:
             for report in untouched(self):
                 yield report
                 if self.next_step == step and not os.path.exists(marker):
-                    if kill and ray.train.get_context().get_world_rank() == last:
+                    if ray.train.get_context().get_world_rank() == 0:
                         Path(marker).touch()
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    elif ray.train.get_context().get_world_rank() == 0 and not kill:
-                        Path(marker).touch()
+                        if kill:
+                            os.kill(os.getpid(), signal.SIGKILL)
                     if not kill:
                         time.sleep(600)
 

@@ -131,7 +131,14 @@ def test_a_name_is_refused_to_other_settings(
         pretrain(experiment, store, tracking=(pretrain_run.uri, pretrain_run.run_id), advance=lambda *told: None)
 
 
-def test_a_run_killed_twice_ends_as_if_undisturbed(
+def assert_as_undisturbed(pretrain_run: PretrainRun, found: Emod, uri: str, run_id: str) -> None:
+    """The same weights, and each step's points once, to the bit."""
+    assert_equal_weights(found, pretrain_run.pretrained.model)
+    for name in COMPUTED:
+        assert points(uri, run_id, name) == points(pretrain_run.uri, pretrain_run.run_id, name)
+
+
+def test_a_killed_worker_changes_nothing(
     pretrain_run: PretrainRun,
     store: ShardStore,
     make_pretrain_experiment: Callable[..., Experiment],
@@ -139,7 +146,25 @@ def test_a_run_killed_twice_ends_as_if_undisturbed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The driver is killed after step 5 (checkpoint at 3), then a worker after step 10 (checkpoint at 9)."""
+    """It dies after step 10, which it has logged; the last checkpoint is of step 9."""
+    runs, uri = new_runs()
+    run_id = ensure_run(uri, "tests", "backbone", {})
+    killed = tmp_path / "killed"
+    monkeypatch.setattr(MODULE, "_pretrain_worker", disturb.disturb_pretraining(10, str(killed), kill=True))
+    resumed = pretrain(make_pretrain_experiment(runs), store, tracking=(uri, run_id), advance=lambda *told: None)
+    assert killed.exists()
+    assert_as_undisturbed(pretrain_run, resumed.model, uri, run_id)
+
+
+@pytest.mark.long
+def test_a_killed_driver_changes_nothing(
+    pretrain_run: PretrainRun,
+    store: ShardStore,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    tmp_path: Path,
+) -> None:
+    """It is killed after step 5, checkpoint at 3; the same command, given again, finishes the run."""
     runs, uri = new_runs()
     experiment = make_pretrain_experiment(runs)
     run_id = ensure_run(uri, "tests", "backbone", {})
@@ -166,14 +191,9 @@ def test_a_run_killed_twice_ends_as_if_undisturbed(
     # Past the checkpoint: these steps will be taken again, and must not be logged again.
     assert [step for step, _ in points(uri, run_id, "loss")] == [1, 2, 3, 4, 5]
 
-    killed = tmp_path / "killed"
-    monkeypatch.setattr(MODULE, "_pretrain_worker", disturb.disturb_pretraining(10, str(killed), kill=True))
     assert ensure_run(uri, "tests", "backbone", {}) == run_id
     resumed = pretrain(experiment, store, tracking=(uri, run_id), advance=lambda *told: None)
-    assert killed.exists()
-    assert_equal_weights(resumed.model, pretrain_run.pretrained.model)
-    for name in COMPUTED:
-        assert points(uri, run_id, name) == points(pretrain_run.uri, pretrain_run.run_id, name)
+    assert_as_undisturbed(pretrain_run, resumed.model, uri, run_id)
 
 
 def test_a_workers_bad_data_is_the_drivers(ray_cluster: None, tmp_path: Path) -> None:

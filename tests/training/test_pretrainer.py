@@ -83,11 +83,6 @@ def run_rank(rank: int, world_size: int, store_url: str, config: EmodConfig, fol
     dist.destroy_process_group()
 
 
-def fork_ranks(_: int, *arguments: Any) -> None:
-    """Ranks as forks of one process that has its imports behind it and no threads yet."""
-    torch.multiprocessing.start_processes(run_rank, args=arguments, nprocs=4, start_method="fork")
-
-
 def test_workers_take_the_steps_of_one(store_url: str, tiny: EmodConfig, tmp_path: Path) -> None:
     """27 windows over 2, 3 and 4 workers: parts differ in length, between workers and between corpora."""
     plain = tiny.model_copy(update={"dropout": 0.0, "pool_dropout": 0.0})
@@ -96,7 +91,7 @@ def test_workers_take_the_steps_of_one(store_url: str, tiny: EmodConfig, tmp_pat
     assert sizes == [7, 7, 7, 6]
 
     reports, weights = train_in_double(store_url, plain, None)
-    torch.multiprocessing.spawn(fork_ranks, args=(4, store_url, plain, str(tmp_path)), nprocs=1)
+    torch.multiprocessing.spawn(run_rank, args=(4, store_url, plain, str(tmp_path)), nprocs=4)
     untrained = Pretrainer(
         ShardStore.open(store_url),
         select_windows(ShardStore.open(store_url), CORPORA, {}),
