@@ -105,7 +105,7 @@ def test_workers_take_the_steps_of_one(store_url: str, tiny: EmodConfig, tmp_pat
     assert any(report.gradient_norm > 0.5 for report in reports), "clipping takes part"
     for world_size in (2, 3, 4):
         for rank in range(world_size):
-            found = torch.load(tmp_path / f"{world_size}-{rank}.pt")
+            found = torch.load(tmp_path / f"{world_size}-{rank}.pt", weights_only=True)
             assert len(found["told"]) == len(reports) == 6
             for (loss, norm, alone, n_windows), report in zip(found["told"], reports, strict=True):
                 assert loss == pytest.approx(report.loss, rel=1e-10)
