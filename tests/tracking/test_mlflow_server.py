@@ -101,6 +101,8 @@ def test_a_run_and_its_model_through_a_server(
     assert list((tmp_path / "bucket").rglob("model.safetensors"))
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    # Loading puts the model's own copy of emod, a few rooms only, first on sys.path; spawned processes inherit that.
+    monkeypatch.setattr(sys, "path", [*sys.path])
     model = mlflow.pyfunc.load_model("models:/emod@candidate")
     frame = model.predict({"signal": eeg_uv[:2], "channels": np.array(CHANNELS)}, params={"sfreq_hz": 128.0})
     assert frame["p_happy"].between(0, 1).all()
