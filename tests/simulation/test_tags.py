@@ -106,8 +106,8 @@ def test_pieces_follow_the_plan() -> None:
 
 
 def test_what_cannot_be_tagged_or_decoded_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"subject id 'anna'.*number from 0 to 142"):
-        TagSignal().record(plan(clip("1"), subject="anna"))
+    with pytest.raises(ValueError, match=r"trial id 'anna'.*number from 0 to 142"):
+        TagSignal().record(plan(clip("anna")))
     with pytest.raises(ValueError, match="trial id '143'"):
         TagSignal().record(plan(clip("143")))
     with pytest.raises(ValueError, match="electrode 'T3'"):

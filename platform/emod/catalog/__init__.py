@@ -1,6 +1,6 @@
 """What a corpus and a run ARE: frozen strict models. The only room that reads YAML; it imports nothing heavy."""
 
-from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, RatingScale
+from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, Missing, RatingScale
 from emod.catalog.experiment import (
     Addresses,
     Experiment,
@@ -35,6 +35,7 @@ __all__ = [
     "FinetuneSettings",
     "IcaSettings",
     "IngestSettings",
+    "Missing",
     "PretrainSettings",
     "RatingScale",
     "SignalSettings",

@@ -5,13 +5,14 @@ Nothing here says where somebody's copy lies; that is an address and belongs to 
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from emod.catalog.strict import Strict
 
-__all__ = ["CleaningStage", "CorpusCatalog", "EmotionWord", "RatingScale"]
+__all__ = ["CleaningStage", "CorpusCatalog", "EmotionWord", "Missing", "RatingScale"]
 
 CleaningStage = Literal["band_pass", "ocular", "muscle", "average_reference"]
 
@@ -39,6 +40,22 @@ class EmotionWord(Strict):
     source: str
 
 
+class Missing(Strict):
+    """What a published copy does not hold, or its owner says not to use."""
+
+    subject: int
+    session: str = "1"
+    trials: tuple[int, ...] = Field(default=(), description="as the owner numbers them; empty where that is not known")
+    count: int = Field(gt=0, description="how many trials are missing")
+    why: str
+
+    @model_validator(mode="after")
+    def _counted(self) -> Missing:
+        if self.trials and len(self.trials) != self.count:
+            raise ValueError(f"count {self.count} differs from the {len(self.trials)} trials listed")
+        return self
+
+
 class CorpusCatalog(Strict):
     """Facts of one corpus. Every count is the owner's, not that of somebody's copy."""
 
@@ -54,17 +71,33 @@ class CorpusCatalog(Strict):
     )
 
     subjects: int = Field(gt=0)
+    subject_ids: tuple[int, ...] | None = Field(
+        default=None, description="numbers in the owner's subject ids, rising; None: 1 to subjects"
+    )
     sessions: int = Field(gt=0, description="per subject")
     trials: int = Field(gt=0, description="per session")
+    missing: tuple[Missing, ...] = ()
+    object_mb: tuple[float, float] | None = Field(
+        default=None, description="least and greatest size of one recording's object that is plausible, in 10^6 bytes"
+    )
     channels: tuple[str, ...] = Field(min_length=1, description="EEG electrodes in file order, as the owner names them")
+    channels_otherwise: tuple[str, ...] | None = Field(
+        default=None, description="the same electrodes in the order that a second source gives, where none settles it"
+    )
     sfreq_hz: float = Field(gt=0, description="as stored")
     ingest_hz: float = Field(
         gt=0, description="rate at which windows are cut; equal to sfreq_hz where nothing is resampled"
     )
     mains_hz: Literal[50, 60]
     baseline_s: float = Field(ge=0, description="rest before each trial that the files hold")
-    trial_s: tuple[float, ...] = Field(min_length=1, description="seconds of each trial, or one number for all")
+    trial_s: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
+        description="seconds of each trial, or one number for all; by session where sessions differ"
+    )
     trial_s_exact: bool = Field(default=True, description="false where trial_s is a typical length the simulator uses")
+
+    trial_start_s: dict[str, tuple[float, ...]] | None = Field(
+        default=None, description="session -> start of each trial in a recording stored without cuts, in seconds"
+    )
 
     label_kind: Literal["rating", "emotion"]
     rating_scale: RatingScale | None = None
@@ -87,12 +120,31 @@ class CorpusCatalog(Strict):
                     raise ValueError(
                         f"trial_emotions of session {session} has {len(words)} words for {self.trials} trials"
                     )
-        if len(self.trial_s) not in (1, self.trials):
-            raise ValueError(f"trial_s has {len(self.trial_s)} lengths; give 1 or {self.trials}")
+        for lengths in self.trial_s.values() if isinstance(self.trial_s, dict) else (self.trial_s,):
+            if len(lengths) not in (1, self.trials):
+                raise ValueError(f"trial_s has {len(lengths)} lengths; give 1 or {self.trials}")
+        if self.subject_ids is not None and (
+            len(self.subject_ids) != self.subjects or list(self.subject_ids) != sorted(set(self.subject_ids))
+        ):
+            raise ValueError(f"subject_ids has {len(self.subject_ids)} numbers; give {self.subjects}, rising")
+        if self.channels_otherwise is not None and sorted(self.channels_otherwise) != sorted(self.channels):
+            raise ValueError("channels_otherwise must hold the electrodes of channels in another order")
         if ("band_pass" in self.stages_done) != (self.band_hz is not None):
             raise ValueError("band_hz must be given exactly when stages_done holds band_pass")
         return self
 
-    def seconds_of(self, trial_index: int) -> float:
-        """Published stimulus length of a trial, in seconds; ``trial_index`` counts from 0."""
-        return self.trial_s[trial_index if len(self.trial_s) > 1 else 0]
+    @property
+    def subject_numbers(self) -> tuple[int, ...]:
+        """The number in each subject's id, in rising order."""
+        return self.subject_ids or tuple(range(1, self.subjects + 1))
+
+    @property
+    def longest_trial_s(self) -> float:
+        """The longest published stimulus, in seconds."""
+        tables = self.trial_s.values() if isinstance(self.trial_s, dict) else (self.trial_s,)
+        return max(itertools.chain(*tables))
+
+    def seconds_of(self, trial_index: int, session: str = "1") -> float:
+        """Published stimulus length of a trial, in seconds; ``trial_index`` counts from 0 within its session."""
+        lengths: tuple[float, ...] = self.trial_s[session] if isinstance(self.trial_s, dict) else self.trial_s
+        return lengths[trial_index if len(lengths) > 1 else 0]

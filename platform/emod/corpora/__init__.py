@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingRef, Trial, TrialSpan
+from emod.corpora.contract import (
+    Corpus,
+    CorpusError,
+    Problem,
+    Recording,
+    RecordingHeader,
+    RecordingRef,
+    Trial,
+    TrialSpan,
+)
 from emod.corpora.marker import MARKER_NAME, SimulatedMarker, read_marker
 from emod.corpora.registry import READERS, open_corpus
 from emod.corpora.simulated_copy import simulate_corpus
@@ -14,6 +23,7 @@ __all__ = [
     "CorpusError",
     "Problem",
     "Recording",
+    "RecordingHeader",
     "RecordingRef",
     "SimulatedMarker",
     "Trial",

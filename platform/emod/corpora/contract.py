@@ -25,7 +25,16 @@ from emod.errors import DataError, RequestError
 from emod.signal import canonical_names
 from emod.simulation import Passage, RecordingPlan
 
-__all__ = ["Corpus", "CorpusError", "Problem", "Recording", "RecordingRef", "Trial", "TrialSpan"]
+__all__ = [
+    "Corpus",
+    "CorpusError",
+    "Problem",
+    "Recording",
+    "RecordingHeader",
+    "RecordingRef",
+    "Trial",
+    "TrialSpan",
+]
 
 Eeg = npt.NDArray[np.floating[Any]]
 
@@ -58,7 +67,8 @@ class Problem:
         trial: The trial, or None where the whole object is meant.
         code: A stable word for machines. Skipped: ``unreadable``, ``missing``, ``dtype``, ``shape``, ``label``,
             ``not_finite``, ``flat``, ``unexpected_object``, ``duplicate``. Kept, but look: ``label_disagreement``,
-            ``label_table``, ``length``.
+            ``label_table``, ``length``, ``layout`` (an alternative that the catalog calls uncertain). ``left_out``:
+            the owner says not to use it.
         message: One line for people, with the value found and the cure.
     """
 
@@ -67,6 +77,11 @@ class Problem:
     trial: str | None
     code: str
     message: str
+
+    @property
+    def known(self) -> bool:
+        """True where nothing is wrong with this copy: its owner published it so. ``strict`` does not stop at it."""
+        return self.code == "left_out"
 
     def __str__(self) -> str:
         """One line: where, what, and the code."""
@@ -82,8 +97,10 @@ class RecordingRef:
         corpus: Lower-case name.
         subject: The corpus' own subject id.
         session: Session id; "1" where a corpus has one.
-        source: URL of the object that holds it.
-        size_bytes: Size of that object.
+        source: URL of the object that holds it, for people to read: never a participant's name.
+        size_bytes: Size of the objects that hold it.
+        objects: URLs of these objects, where they are several or ``source`` cannot be opened. They may hold a name:
+            they stay out of shards, logs and messages.
     """
 
     corpus: str
@@ -91,6 +108,12 @@ class RecordingRef:
     session: str
     source: str
     size_bytes: int
+    objects: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The objects to open."""
+        return self.objects or (self.source,)
 
     @property
     def key(self) -> str:
@@ -116,6 +139,7 @@ class TrialSpan:
         emotion: The corpus' own word in lower case, or None.
         valence: Plane coordinate in [-4, 4].
         arousal: Plane coordinate in [-4, 4].
+        source: URL of its object, where that is not the recording's.
     """
 
     trial: str
@@ -127,6 +151,7 @@ class TrialSpan:
     emotion: str | None
     valence: float
     arousal: float
+    source: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +195,25 @@ class Recording:
             emotion=span.emotion,
             valence=span.valence,
             arousal=span.arousal,
-            source=self.source,
+            source=span.source or self.source,
         )
+
+
+@dataclass(frozen=True)
+class RecordingHeader:
+    """What one recording says it holds, without its samples.
+
+    Attributes:
+        channels: EEG electrodes stored, also where their number is wrong.
+        sfreq_hz: Rate as stored, or the catalog's where the object does not say.
+        trial_s: Trial id -> seconds of its stimulus, of the trials that look usable.
+        problems: What can be told without decoding.
+    """
+
+    channels: int
+    sfreq_hz: float
+    trial_s: Mapping[str, float]
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,10 +285,10 @@ class Corpus(ABC):
         """Trials per session that this copy should hold: the owner's number, or what was simulated."""
         return self.simulated.trials if self.simulated else self.catalog.trials
 
-    def seconds_expected(self, trial_index: int) -> float:
-        """Stimulus length of a trial in this copy; ``trial_index`` counts from 0."""
+    def seconds_expected(self, trial_index: int, session: str = "1") -> float:
+        """Stimulus length of a trial in this copy; ``trial_index`` counts from 0 within its session."""
         time_scale = self.simulated.time_scale if self.simulated else 1.0
-        return scaled_seconds(self.catalog.seconds_of(trial_index), time_scale)
+        return scaled_seconds(self.catalog.seconds_of(trial_index, session), time_scale)
 
     def references(self) -> list[RecordingRef]:
         """Lists the recordings of this copy, by subject then session, without decoding any.
@@ -275,6 +317,20 @@ class Corpus(ABC):
             CorpusError: If nothing of the object can be used.
         """
 
+    def peek(self, ref: RecordingRef) -> RecordingHeader:
+        """What a recording says it holds. Readers whose objects have headers do without decoding the rest.
+
+        Raises:
+            CorpusError: If nothing of the object can be used.
+        """
+        recording = self.read(ref)
+        return RecordingHeader(
+            channels=len(recording.channels),
+            sfreq_hz=recording.sfreq_hz,
+            trial_s={span.trial: (span.stop - span.start) / recording.sfreq_hz for span in recording.spans},
+            problems=recording.problems,
+        )
+
     def plan_recordings(self, settings: SimulateSettings) -> list[RecordingPlan]:
         """What a simulated copy is to contain: the first subjects, sessions and trials of the published corpus.
 
@@ -287,13 +343,13 @@ class Corpus(ABC):
                 raise RequestError(f"simulate.{what} = {count}: {self.name} has {published}; ask for at most that")
         return [
             self._plan_recording(settings, subject, session)
-            for subject in range(1, settings.subjects + 1)
+            for subject in self.catalog.subject_numbers[: settings.subjects]
             for session in range(1, (settings.sessions or self.catalog.sessions) + 1)
         ]
 
     @abstractmethod
     def _plan_recording(self, settings: SimulateSettings, subject: int, session: int) -> RecordingPlan:
-        """One recording of `plan_recordings`; both numbers count from 1."""
+        """One recording of `plan_recordings`: the number in the subject's id, and the session counted from 1."""
 
     def _fill_plan(self, subject: str, session: str, pieces: Sequence[tuple[Passage, ...]]) -> RecordingPlan:
         """A plan whose recorder and cleaning are those of the catalog."""
@@ -358,6 +414,6 @@ class Corpus(ABC):
         return place_emotion(emotion, table)
 
     def _report(self, problem: Problem) -> None:
-        if self.strict:
+        if self.strict and not problem.known:
             raise CorpusError(problem)
         self.problems.append(problem)

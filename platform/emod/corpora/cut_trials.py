@@ -27,6 +27,8 @@ class CutTrial:
         baseline_samples: T0; 0 where there is no baseline.
         rating: On the corpus' scale, or None.
         emotion: The corpus' word, or None; one of the two is given.
+        tail_samples: Rest that follows the stimulus, part of ``eeg_uv``.
+        source: URL of its object, where that is not the recording's.
     """
 
     trial: str
@@ -35,6 +37,8 @@ class CutTrial:
     baseline_samples: int = 0
     rating: Mapping[str, float] | None = None
     emotion: str | None = None
+    tail_samples: int = 0
+    source: str | None = None
 
 
 def join_trials(corpus: Corpus, ref: RecordingRef, trials: list[CutTrial], problems: list[Problem]) -> Recording:
@@ -76,7 +80,7 @@ def join_trials(corpus: Corpus, ref: RecordingRef, trials: list[CutTrial], probl
         onset = start + cut.baseline_samples
         baseline = (start, onset) if cut.baseline_samples else None
         label = (cut.rating, cut.emotion, valence, arousal)
-        spans.append(TrialSpan(cut.trial, cut.stimulus, onset, stop, baseline, *label))
+        spans.append(TrialSpan(cut.trial, cut.stimulus, onset, stop - cut.tail_samples, baseline, *label, cut.source))
     return Recording(
         corpus=corpus.name,
         subject=ref.subject,

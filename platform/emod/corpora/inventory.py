@@ -17,7 +17,7 @@ from emod.errors import RequestError
 
 __all__ = ["find_objects", "read_csv"]
 
-_DATA_SUFFIXES = (".mat", ".dat")
+_DATA_SUFFIXES = (".mat", ".dat", ".pkl", ".cnt", ".bdf")
 _MAX_TABLE_BYTES = 16 * 1024**2
 
 
@@ -44,10 +44,11 @@ def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tup
     if not storage.exists(top):
         what = f"holds no {folder}/" if folder and storage.exists(corpus.root) else "no such folder"
         raise RequestError(f"{corpus.root}: {what}; {cure}")
+    numbers = set(corpus.catalog.subject_numbers)
     found, problems = [], []
     for path, size in storage.list_files(top).items():
         match = re.fullmatch(pattern, path)
-        if match and 1 <= int(match["subject"]) <= corpus.catalog.subjects:
+        if match and int(match["subject"]) in numbers:
             found.append((match, storage.join(top, path), size))
         elif path.lower().endswith(_DATA_SUFFIXES):
             message = f"no recording of {corpus.name}, which are named like {example}; rename it or move it away"

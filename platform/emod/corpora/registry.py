@@ -1,20 +1,31 @@
-"""Every corpus that can be read, by the name users type. A new corpus is one module, one catalog and one row here."""
+"""Every corpus that can be read, by the name users type: one module here and one catalog each, found by that name."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 from types import MappingProxyType
 
+from emod.catalog import corpus_names
 from emod.corpora.contract import Corpus
-from emod.corpora.dasps import Dasps
-from emod.corpora.deap import Deap
-from emod.corpora.seed_iv import SeedIv
 from emod.errors import RequestError
 
 __all__ = ["READERS", "open_corpus"]
 
-READERS: MappingProxyType[str, type[Corpus]] = MappingProxyType({r.name: r for r in (Dasps, Deap, SeedIv)})
+
+def _reader(name: str) -> type[Corpus]:
+    """The reader in the module that bears the corpus' name."""
+    module = importlib.import_module(f"{__package__}.{name}")
+    (reader,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Corpus) and value.name == name
+    )
+    return reader
+
+
+READERS: MappingProxyType[str, type[Corpus]] = MappingProxyType({name: _reader(name) for name in corpus_names()})
 
 
 def open_corpus(name: str, root: str | os.PathLike[str], strict: bool = False) -> Corpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emod.simulation.brain import BrainSimulator
 from emod.simulation.plan import Passage, RecordingPlan, SignalSource, passage_samples, piece_samples
-from emod.simulation.tags import TAG_AMPLITUDE_UV, Tag, TagSignal, decode, session_code
+from emod.simulation.tags import TAG_AMPLITUDE_UV, Tag, TagSignal, decode, session_code, subject_code
 
 __all__ = [
     "TAG_AMPLITUDE_UV",
@@ -18,4 +18,5 @@ __all__ = [
     "passage_samples",
     "piece_samples",
     "session_code",
+    "subject_code",
 ]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from emod.signal.montage import ELECTRODES
 from emod.simulation.plan import Passage, RecordingPlan, passage_samples
 
-__all__ = ["TAG_AMPLITUDE_UV", "Tag", "TagSignal", "decode", "session_code"]
+__all__ = ["TAG_AMPLITUDE_UV", "Tag", "TagSignal", "decode", "session_code", "subject_code"]
 
 TAG_AMPLITUDE_UV = 10.0
 
@@ -51,8 +51,8 @@ _MAX_RESIDUAL_UV = 2.0  # coarsest recorder step in use is 1 uV; a single foreig
 class Tag(NamedTuple):
     """What a tagged stretch of one channel says about itself.
 
-    ``subject`` and ``trial`` are the numbers at the end of their ids (trial None: outside any trial), ``session`` is
-    `session_code` of the session's id, ``channel`` the canonical electrode name, ``rest`` the passage's kind,
+    ``trial`` is the number at the end of its id (None: outside any trial), ``subject`` and ``session`` are
+    `subject_code` and `session_code` of theirs, ``channel`` the canonical electrode name, ``rest`` the passage's kind,
     ``start`` the offset of its first sample from the beginning of the passage, modulo two seconds, in samples.
     """
 
@@ -74,7 +74,7 @@ class TagSignal:
         """One (C, T) microvolt array per piece.
 
         Raises:
-            ValueError: If a subject or trial id does not end in a number in range, or an electrode is unknown.
+            ValueError: If a trial id does not end in a number in range, or an electrode is unknown.
         """
         channels = [_channel_code(name) for name in plan.channels]
         return [
@@ -87,8 +87,17 @@ def session_code(session: str) -> int:
 
     It tells neighbouring sessions apart, not all sessions of a large corpus.
     """
-    number = re.search(r"\d+$", session)
-    return (int(number.group()) if number else zlib.crc32(session.encode())) % _SESSIONS
+    return _number_or_hash(session) % _SESSIONS
+
+
+def subject_code(subject: str) -> int:
+    """The tag of a subject: as `session_code`, modulo 144."""
+    return _number_or_hash(subject) % _BASE**2
+
+
+def _number_or_hash(name: str) -> int:
+    number = re.search(r"\d+$", name)
+    return int(number.group()) if number else zlib.crc32(name.encode())
 
 
 def decode(eeg_uv: npt.NDArray[Any], sfreq_hz: float) -> Tag:
@@ -148,8 +157,8 @@ def decode(eeg_uv: npt.NDArray[Any], sfreq_hz: float) -> Tag:
 
 def _passage(plan: RecordingPlan, passage: Passage, channels: list[int]) -> npt.NDArray[np.float64]:
     """(C, T) tag of one passage."""
-    subject = _number("subject", plan.subject)
-    trial = _NO_TRIAL if passage.trial is None else _number("trial", passage.trial)
+    subject = subject_code(plan.subject)
+    trial = _NO_TRIAL if passage.trial is None else _trial_code(passage.trial)
     time_s = np.arange(passage_samples(passage, plan.sfreq_hz)) / plan.sfreq_hz
     shared_hz = [
         _CLOCK_HZ,
@@ -171,11 +180,11 @@ def _frequency_hz(grid: str, digit: int) -> float:
     return _FIRST_HZ + _STEP_HZ * (_START[grid] + digit)
 
 
-def _number(kind: str, name: str) -> int:
-    """The number at the end of an id, 0..142."""
-    number = re.search(r"\d+$", name)
+def _trial_code(trial: str) -> int:
+    """The number at the end of a trial's id, 0..142."""
+    number = re.search(r"\d+$", trial)
     if number is None or int(number.group()) >= _NO_TRIAL:
-        raise ValueError(f"{kind} id {name!r} cannot be tagged; it must end in a number from 0 to {_NO_TRIAL - 1}")
+        raise ValueError(f"trial id {trial!r} cannot be tagged; it must end in a number from 0 to {_NO_TRIAL - 1}")
     return int(number.group())
 
 
