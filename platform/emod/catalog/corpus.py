@@ -5,7 +5,6 @@ Nothing here says where somebody's copy lies; that is an address and belongs to 
 
 from __future__ import annotations
 
-import itertools
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -141,8 +140,8 @@ class CorpusCatalog(Strict):
     @property
     def longest_trial_s(self) -> float:
         """The longest published stimulus, in seconds."""
-        tables = self.trial_s.values() if isinstance(self.trial_s, dict) else (self.trial_s,)
-        return max(itertools.chain(*tables))
+        tables = list(self.trial_s.values()) if isinstance(self.trial_s, dict) else [self.trial_s]
+        return max(max(lengths) for lengths in tables)
 
     def seconds_of(self, trial_index: int, session: str = "1") -> float:
         """Published stimulus length of a trial, in seconds; ``trial_index`` counts from 0 within its session."""
