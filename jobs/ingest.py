@@ -21,6 +21,8 @@ def main() -> None:
         show_plan(experiment, lines)
         return
 
+    from emod.ingest.report import report_url
+    from emod.storage import redact
     from emod.workflow import ingest_corpora, on_ray
 
     # What is missing is said before a cluster is started.
@@ -34,6 +36,7 @@ def main() -> None:
         print(f"{name}: {entry.n_windows} windows of {entry.n_subjects} subjects, {len(entry.problems)} problems")
         for problem in entry.problems:
             print(f"  {problem['source']} {problem['trial'] or ''}: {problem['message']} [{problem['code']}]")
+    print(f"report: {redact(report_url(store))}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.table import Table
 from emod.catalog import Experiment, load_corpus
 from emod.corpora import open_corpus
 from emod.evaluation import draw_cleaning, draw_confusion, draw_loss, draw_plane, draw_results, draw_spectrum
+from emod.ingest.report import report_url
 from emod.shards import ShardStore
 from emod.signal.clean import clean_recording
 from emod.storage import redact
@@ -110,6 +111,7 @@ def print_summary(
         console.print(f"{target.rule}; classes {priors}", highlight=False)
     for outcome in outcomes:
         console.print(f"registered  models:/emod@{outcome.alias}  (version {outcome.model_version})", highlight=False)
+    console.print(f"recordings  {redact(report_url(store))}", highlight=False, soft_wrap=True)
     console.print(f"pictures    {pictures[0].parent}", highlight=False)
     console.print(
         f"MLflow      mlflow ui --backend-store-uri {redact(uri_of(experiment))}", highlight=False, soft_wrap=True

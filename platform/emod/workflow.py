@@ -22,6 +22,7 @@ from emod.corpora import read_marker, simulate_corpus
 from emod.errors import RequestError
 from emod.evaluation import Evaluation, make_target, split_subjects
 from emod.ingest import ingest, plan_ingest
+from emod.ingest.report import write_report
 from emod.shards import ShardStore
 from emod.simulation import BrainSimulator
 from emod.tracking import (
@@ -134,12 +135,14 @@ def simulate_corpora(experiment: Experiment) -> None:
 
 
 def ingest_corpora(experiment: Experiment) -> ShardStore:
-    """Brings the experiment's store up to date and opens it. Ray must be running."""
+    """Brings the experiment's store up to date, writes its report and opens it. Ray must be running."""
     plans = plan_ingest(experiment)
     total = sum(len(plan.references) for plan in plans if plan.entry is None)
     with progress("ingest", total) as advance:
         ingest(experiment, plans, lambda note: advance(1, note))
-    return ShardStore.open(experiment.addresses.store_url())
+    store = ShardStore.open(experiment.addresses.store_url())
+    write_report(store)
+    return store
 
 
 def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretrained, str]:
@@ -181,6 +184,9 @@ def finetune_and_register(
         run_id = ensure_run(uri, experiment.name, run_name, {"emod.stage": "finetune", "emod.target": target})
         log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
         _log_store(client, run_id, experiment, store, simulated=simulated)
+        # The backbone may come from another store, or from windows that are in no version any more.
+        client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
+        client.set_tag(run_id, "emod.backbone_corpora", ",".join(sorted(pretrained.seen)))
         with _finished(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
@@ -277,13 +283,14 @@ def _registered_before(client: MlflowClient, name: str, run_id: str) -> str | No
 def _log_store(
     client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool
 ) -> None:
+    corpora = [name for name in experiment.corpora if name in store.corpora]  # fine-tuning needs one of them only
     log_lineage(
         client,
         run_id,
         store_url=store.url,
-        manifest_hash=store.manifest.hash,
+        manifest_hash=store.manifest.hash_of(corpora),
         simulated=simulated,
-        corpora=experiment.corpora,
+        corpora=corpora,
     )
 
 
@@ -311,7 +318,7 @@ def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finet
 
 def _trained_on(store: ShardStore, corpora: tuple[str, ...], *, simulated: bool) -> TrainedOn:
     return TrainedOn(
-        manifest=store.manifest.hash,
+        manifest=store.manifest.hash_of(corpora),
         simulated=simulated,
         corpora={
             name: TrainedCorpus(

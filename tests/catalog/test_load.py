@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from emod.catalog import (
+    CorpusCatalog,
     Experiment,
     catalog_root,
     corpus_names,
@@ -17,6 +19,7 @@ from emod.catalog import (
     load_corpus,
     load_experiment,
 )
+from emod.catalog.corpus import BidsLayout
 from emod.errors import RequestError
 
 
@@ -66,7 +69,7 @@ def test_the_papers_settings() -> None:
         ("model.heads=5", "heads = 5 does not divide width = 16"),
         ("finetune.split.test=0.9", "leave no subject to train on"),
         ("corpora=[deap, deap]", "names a corpus twice"),
-        ("corpora=[deap, seed_iv, seed]", "corpus 'seed' has no catalog"),
+        ("corpora=[deap, seed_iv, seeds]", "corpus 'seeds' has no catalog; did you mean seed"),
         ("nonsense", "is not of the form a.b=c"),
         ("name.x=3", "name is a value, not a group of fields"),
         ("pretrain.epochs=[", "the value is not YAML"),
@@ -143,6 +146,16 @@ def test_seed_iv_labels_are_the_owners_codes() -> None:
     words = load_corpus("seed_iv").trial_emotions
     assert words is not None
     assert {session: " ".join(str(codes[word]) for word in row) for session, row in words.items()} == rows
+
+
+def test_every_field_of_a_corpus_is_explained() -> None:
+    """catalogs/README.md has a row for each, in code quotes."""
+    text = (catalog_root() / "README.md").read_text()
+    for model in (CorpusCatalog, BidsLayout):
+        absent = [name for name in model.model_fields if not re.search(rf"^\|[^|]*`{name}`", text, re.MULTILINE)]
+        assert absent == [], model.__name__
+    for path in re.findall(r"\]\(([\w./]+)\)", text):
+        assert (catalog_root() / path).exists(), path
 
 
 def test_every_catalog_is_known_to_the_loader() -> None:

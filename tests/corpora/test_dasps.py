@@ -114,12 +114,12 @@ def test_segment_that_is_not_finite_is_left_out(root: Path, value: float, code: 
     assert "FC5 sample 5" in problem.message
 
 
-def test_flat_electrode_is_left_out(root: Path) -> None:
+def test_segment_with_a_flat_electrode_is_kept_and_said(root: Path) -> None:
     data = samples(root)
     data[3, :, 13] = 0
     replace(root, "data", data)
     trials, (problem,) = read(root)
-    assert trials == ["1", "2", "3"]
+    assert trials == ["1", "2", "3", "4"]
     assert (problem.trial, problem.code) == ("4", "flat")
     assert "AF4" in problem.message
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.golden.deap import pickle_as_python2
 
 from emod.catalog import SimulateSettings
 from emod.corpora import CorpusError, Problem, open_corpus, simulate_corpus
 from emod.errors import RequestError
 from emod.simulation import TagSignal
+from tests.golden.deap import pickle_as_python2
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def test_peripheral_rows_do_not_matter(root: Path) -> None:
     assert read(root) == (["1", "2", "3"], [])
 
 
-def test_flat_channel_is_left_out(root: Path) -> None:
+def test_trial_with_a_flat_channel_is_kept_and_said(root: Path) -> None:
     data = arrays(root)["data"]
     data[2, 31] = 4.5
     replace(root, data=data)
     trials, (problem,) = read(root)
-    assert trials == ["1", "2"]
+    assert trials == ["1", "2", "3"]
     assert (problem.trial, problem.code) == ("3", "flat")
-    assert "O2 at 4.5 uV" in problem.message
+    assert "constant electrodes: O2, in 1 trials (3)" in problem.message
 
 
 @pytest.mark.parametrize("rating", [0.5, 9.5, np.nan])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
-from tests.golden import dasps as golden
 
 from emod.corpora import Trial, open_corpus
+from tests.golden import dasps as golden
 
 pytestmark = pytest.mark.real
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import scipy.io
 
 from emod.catalog import SimulateSettings
 from emod.corpora import CorpusError, Problem, open_corpus, simulate_corpus
+from emod.corpora.mat5_walk import Walker
 from emod.simulation import TagSignal
+from tests.golden.seed import CHANNELS, write_channel_sheet
 
 
 @pytest.fixture
@@ -108,8 +111,9 @@ def test_variable_beyond_the_last_trial_is_listed(root: Path) -> None:
     assert (problem.trial, problem.code) == ("25", "unexpected_object")
 
 
-def test_two_people_in_one_object_are_refused(root: Path) -> None:
-    replace(root, ww_eeg1=np.ones((62, 401)))
+@pytest.mark.parametrize("change", [{"ww_eeg1": np.ones((62, 401))}, {"cz_eeg3": None, "ww_eeg3": np.ones((62, 401))}])
+def test_two_people_in_one_object_are_refused(root: Path, change: dict[str, Any]) -> None:
+    replace(root, **change)
     trials, (problem,) = read(root)
     assert trials == []
     assert (problem.trial, problem.code) == (None, "shape")
@@ -158,10 +162,22 @@ def test_faults_of_the_store_are_not_faults_of_the_object(root: Path, monkeypatc
     def unplugged(*args: Any, **kwargs: Any) -> Any:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(scipy.io, "whosmat", unplugged)
+    monkeypatch.setattr(Walker, "enter", unplugged)
     corpus = open_corpus("seed_iv", root)
     with pytest.raises(OSError, match="Input/output error"):
         list(corpus.trials())
+
+
+def test_rows_in_the_order_of_the_workbook_are_put_in_the_published_one(root: Path) -> None:
+    published = [trial.eeg_uv for trial in open_corpus("seed_iv", root).trials()]
+    order = np.random.default_rng(0).permutation(62)
+    replace(root, **{name: value[order] for name, value in variables(root).items()})
+    write_channel_sheet(root / "Channel Order.xlsx", [CHANNELS[row].upper() for row in order])
+    corpus = open_corpus("seed_iv", root)
+    for before, trial in zip(published, corpus.trials(), strict=True):
+        np.testing.assert_array_equal(before, trial.eeg_uv)
+        assert trial.channels == CHANNELS
+    assert [problem.code for problem in corpus.problems] == ["layout"]
 
 
 class TestReadMe:
@@ -199,6 +215,12 @@ class TestReadMe:
         text = (root / "ReadMe.txt").read_text().replace(",", " ").replace("_label", "_Label")
         (root / "ReadMe.txt").write_text(text)
         assert self.emotions(root)[1] == []
+
+    def test_page_too_long_to_be_one_is_not_read(self, root: Path) -> None:
+        os.truncate(root / "ReadMe.txt", 2**40)
+        trials, (problem,) = read(root)
+        assert trials == ALL
+        assert problem.code == "label_table"
 
     def test_absence_is_fine(self, root: Path) -> None:
         (root / "ReadMe.txt").unlink()

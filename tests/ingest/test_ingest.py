@@ -26,53 +26,21 @@ import scipy.io
 
 from emod import storage
 from emod.affect import va_region
-from emod.catalog import Addresses, Experiment, SimulateSettings, load_corpus
+from emod.catalog import Experiment, SimulateSettings, load_corpus
 from emod.catalog.experiment import IngestSettings
-from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.corpora import simulate_corpus
-from emod.corpora.python2_pickle import dump_arrays
+from emod.corpora.array_pickle import dump_arrays
 from emod.errors import DataError, RequestError
 from emod.ingest import ingest, pipeline, plan_ingest
 from emod.shards import METADATA, Manifest, ShardStore, newest_manifest
 from emod.simulation import BrainSimulator, TagSignal
+from tests.ingest.copies import SIGNAL, contents, make_experiment, run, tree
 
 SIMULATE = {
     "deap": SimulateSettings(subjects=3, trials=4, time_scale=0.2),  # 12 s
     "seed_iv": SimulateSettings(subjects=2, sessions=2, trials=3, time_scale=0.05),  # 7 s and one sample
 }
-SIGNAL = SignalSettings(window_s=2.0, ica=IcaSettings(enabled=False))
 WINDOWS = {"deap": 3 * 4 * 6, "seed_iv": 2 * 2 * 3 * 3}
-
-
-def make_experiment(store: Path | str, data: dict[str, Path | str], **changes: Any) -> Experiment:
-    fields: dict[str, Any] = {
-        "name": "test",
-        "description": "small copies, no ICA",
-        "corpora": tuple(data),
-        "addresses": Addresses(data={name: str(root) for name, root in data.items()}, store=str(store)),
-        "signal": SIGNAL,
-        "ingest": IngestSettings(shard_mb=1),
-    }
-    return Experiment(**(fields | changes))
-
-
-def run(experiment: Experiment) -> tuple[Manifest, list[str]]:
-    """What a job does: plan, then ingest; the manifest and what was said on the way."""
-    notes: list[str] = []
-    return ingest(experiment, plan_ingest(experiment), notes.append), notes
-
-
-def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file below a folder with its size and time of change."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def one_line(caught: pytest.ExceptionInfo[BaseException], *words: str) -> None:
@@ -142,7 +110,9 @@ def test_manifest_is_complete_and_the_store_whole(done: Done) -> None:
     store = ShardStore.open(str(done.store))
     assert store.verify() == []
     named = {path for e in manifest.corpora.values() for shard in e.shards for path in (shard.tensors, shard.metadata)}
-    assert set(tree(done.store)) == named | {one.file_name() for one in done.manifests}  # no part, no half file
+    named |= {entry.quality for entry in manifest.corpora.values() if entry.quality}
+    # A local disk gives a name once, so a version is a name. No part is left, and no half file.
+    assert set(tree(done.store)) == named | {one.file_name(exclusive=True) for one in done.manifests}
 
 
 def stored_trials(root: Path, name: str) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float64], int]]:
@@ -286,7 +256,8 @@ def test_killed_ingest_is_finished_by_the_next(done: Done, tmp_path: Path) -> No
     kept = tree(staging)
     parts = {name for name in kept if name.endswith(".arrow")}
     assert 1 <= len(parts) < 10, "killed too late to prove anything"
-    (staging / "s10_1.arrow.1a2b3c4d.partial").write_bytes(b"half")
+    last = plan.references[-1].key
+    (staging / f"{last}-{plan.marks[last]}.arrow.1a2b3c4d.partial").write_bytes(b"half")
     seen: list[dict[str, tuple[int, int]]] = []
     notes: list[str] = []
 
@@ -295,8 +266,8 @@ def test_killed_ingest_is_finished_by_the_next(done: Done, tmp_path: Path) -> No
         seen.append(tree(staging))
 
     resumed = ingest(experiment, plan_ingest(experiment), listen)
-    finished = {note.split()[1].rstrip(":") + ".arrow" for note in notes if note.endswith("finished before")}
-    assert finished == parts
+    finished = {note.split()[1].rstrip(":") for note in notes if note.endswith("finished before")}
+    assert {f"{key}-{plan.marks[key]}.arrow" for key in finished} == parts
     assert len(notes) == 10
     assert {name: seen[-1][name] for name in parts} == {name: kept[name] for name in parts}  # not written again
     assert not staging.exists()
@@ -482,4 +453,5 @@ def test_task_lets_go_of_its_recording(done: Done, tmp_path: Path, monkeypatch: 
         result = task(ref)
         assert len(json.dumps(result)) < 1000
     assert len(alive) == 3
-    assert storage.list_files(str(tmp_path / "staging")).keys() == {f"s0{n}_1.arrow" for n in (1, 2, 3)}
+    expected = {f"{key}-{mark}.arrow" for key, mark in plan.marks.items()}
+    assert storage.list_files(str(tmp_path / "staging")).keys() == expected

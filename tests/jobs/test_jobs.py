@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from tests.training.tiny_store import TINY, write_tiny_store
 
 from emod.catalog import dump_yaml, load_experiment
+from tests.training.tiny_store import TINY, write_tiny_store
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from emod.shards import (
     Manifest,
     ShardEntry,
     ShardStore,
+    drop_subjects,
     group_parts,
     newest_manifest,
     pack_shard,
@@ -66,6 +68,10 @@ def metadata_rows(corpus: str, subject: str, n: int, rng: np.random.Generator) -
             "label_kind": "emotion" if index % 2 else "rating",
             "va_region": int(rng.integers(9)),
             "scale_uv": float(rng.uniform(1, 30)),
+            "peak_uv": float(rng.uniform(30, 300)),
+            "clipped_share": 0.0,
+            "saturated_share": 0.0,
+            "n_interpolated": index % 2,
             "source": f"{subject}.dat",
         }
         for index in range(n)
@@ -334,6 +340,86 @@ def test_missing_or_damaged_shard_is_named(tmp_path: Path, kind: str, damage: st
     with pytest.raises(DataError, match=path.name) as caught:
         store.windows("deap", [0], unit="uv")
     assert "\n" not in str(caught.value)
+
+
+def test_changed_labels_leave_the_version_before_as_it_was(tmp_path: Path) -> None:
+    """Same tensors, other labels: both versions can be read, before and after the manifest."""
+    url = str(tmp_path)
+    windows, rows = np.ones((3, *SHAPE), np.float16), metadata_rows("deap", "a", 3, np.random.default_rng(0))
+    shards = []
+    for label in (1.0, -1.0):
+        part = storage.join(url, "staging", "a.arrow")
+        write_part(part, windows, [row | {"valence": label} for row in rows], {})
+        shards.append(pack_shard(url, "shards/deap", 0, [part]))
+    assert shards[0].tensors == shards[1].tensors
+    for shard, label in zip(shards, (1.0, -1.0), strict=True):
+        store = ShardStore(url, manifest_of({"deap": entry_of([shard])}))
+        assert store.verify() == []
+        assert store.metadata("deap")["valence"].to_pylist() == [label] * 3
+
+
+def test_subjects_are_dropped_from_the_shards_that_hold_them(tmp_path: Path) -> None:
+    written = write_store(str(tmp_path), parts=((3, 1, 4), (2, 5), (6,)))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    shards = written.manifest.corpora["deap"].shards
+    after = [drop_subjects(written.url, shard, {"s01", "s02", "s20"}) for shard in shards]
+    assert after[1] is shards[1]
+    assert after[2] is None
+    first = after[0]
+    assert first is not None
+    assert (first.rows, first.tensors[:18]) == (3, "shards/deap/00000-")
+    store = ShardStore(written.url, manifest_of({"deap": entry_of([first, shards[1]])}))
+    assert store.verify() == []
+    rows = [number for number, row in enumerate(written.rows) if row["subject"] in {"s00", "s10", "s11"}]
+    np.testing.assert_array_equal(store.windows("deap", range(10)), written.windows[rows])
+    assert store.metadata("deap").to_pylist() == [written.rows[number] for number in rows]
+    assert store.metadata("deap").schema.equals(METADATA)
+    assert {path: path.read_bytes() for path in before} == before
+    again = drop_subjects(written.url, shards[0], {"s01", "s02", "s20"})
+    assert again == first
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == len(before) + 2
+
+
+def test_one_record_batch_of_several_subjects_is_cut_by_row(tmp_path: Path) -> None:
+    """Parts hold one recording each; nobody says that every store's batches do."""
+    url, rng = str(tmp_path), np.random.default_rng(0)
+    windows = rng.normal(0, 3, (4, *SHAPE)).astype(np.float16)
+    rows = [metadata_rows("deap", subject, 4, rng)[n] for n, subject in enumerate(("a", "b", "a", "c"))]
+    part = storage.join(url, "staging", "p.arrow")
+    write_part(part, windows, rows, {})
+    shard = drop_subjects(url, pack_shard(url, "shards/deap", 3, [part]), {"a"})
+    assert shard is not None
+    store = ShardStore(url, manifest_of({"deap": entry_of([shard])}))
+    assert store.verify() == []
+    np.testing.assert_array_equal(store.windows("deap", [0, 1]), windows[[1, 3]])
+    assert store.metadata("deap").to_pylist() == [rows[1], rows[3]]
+
+
+def test_a_damaged_shard_is_not_copied_into_a_new_one(tmp_path: Path) -> None:
+    written = write_store(str(tmp_path))
+    path = file_of(written)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"checksum .*restore the shard"):
+        drop_subjects(written.url, written.manifest.corpora["deap"].shards[0], {"s00"})
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "changed"])
+def test_findings_are_verified_too(tmp_path: Path, damage: str) -> None:
+    written = write_store(str(tmp_path))
+    content = b'{"recordings": {}}'
+    name = f"quality/deap-{hashlib.sha256(content).hexdigest()[:16]}.json"
+    if damage != "missing":
+        storage.write_bytes(storage.join(written.url, name), content + (b" " if damage == "changed" else b""))
+    entry = written.manifest.corpora["deap"].model_copy(update={"quality": name})
+    problems = ShardStore(written.url, manifest_of({"deap": entry})).verify()
+    if damage == "none":
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert name in problem
+        assert ("missing" if damage == "missing" else "checksum") in problem
 
 
 def test_missing_folder_of_shards_is_listed_shard_by_shard(tmp_path: Path) -> None:

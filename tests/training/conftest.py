@@ -14,13 +14,13 @@ import torch
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from tests.training.tiny_store import TINY, PretrainRun, write_tiny_store
 
 from emod.catalog import EmodConfig, Experiment
 from emod.catalog.load import validate
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import pretrain
+from tests.training.tiny_store import TINY, PretrainRun, write_tiny_store
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,6 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
-from tests.training import disturb
-from tests.training.tiny_store import PretrainRun
 
 from emod.catalog import EmodConfig, Experiment
 from emod.errors import RequestError
@@ -23,6 +21,8 @@ from emod.model import Emod
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import Finetuned, Pretrained, finetune, fit_plane_head, score_test_subjects
+from tests.training import disturb
+from tests.training.tiny_store import PretrainRun
 
 MODULE = importlib.import_module("emod.training.finetune")
 EPOCHS = 4

@@ -16,8 +16,6 @@ import ray
 import ray.train
 import torch
 from mlflow import MlflowClient
-from tests.training import disturb
-from tests.training.tiny_store import PretrainRun
 
 from emod.catalog import Experiment
 from emod.errors import DataError, RequestError
@@ -28,6 +26,8 @@ from emod.tracking import ensure_run
 from emod.training import count_steps, draws_per_region, held_out_subjects, load_pretrained, pretrain
 from emod.training.launch import TrainResources, launch
 from emod.training.pretrainer import Pretrainer, select_windows
+from tests.training import disturb
+from tests.training.tiny_store import PretrainRun
 
 MODULE = importlib.import_module("emod.training.pretrain")  # the package holds a function of that name
 STEPS = 12

@@ -79,6 +79,10 @@ def write_tiny_store(url: str) -> None:
                         "label_kind": "rating" if word is None else "emotion",
                         "va_region": int(va_region(np.array([valence]), np.array([arousal]))[0]),
                         "scale_uv": 1.0,
+                        "peak_uv": 5.0,
+                        "clipped_share": 0.0,
+                        "saturated_share": 0.0,
+                        "n_interpolated": 0,
                         "source": f"{subject}.dat",
                     }
                 )

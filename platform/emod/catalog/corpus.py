@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from emod.catalog.strict import Strict
 
-__all__ = ["CleaningStage", "CorpusCatalog", "EmotionWord", "Missing", "RatingScale"]
+__all__ = ["BidsLayout", "CleaningStage", "CorpusCatalog", "EmotionWord", "Missing", "Place", "RatingScale"]
 
 CleaningStage = Literal["band_pass", "ocular", "muscle", "average_reference"]
 
@@ -52,6 +52,42 @@ class Missing(Strict):
     def _counted(self) -> Missing:
         if self.trials and len(self.trials) != self.count:
             raise ValueError(f"count {self.count} differs from the {len(self.trials)} trials listed")
+        return self
+
+
+class Place(Strict):
+    """A point of the plane."""
+
+    valence: float = Field(ge=-4, le=4)
+    arousal: float = Field(ge=-4, le=4)
+
+
+class BidsLayout(Strict):
+    """Where recordings and labels of a corpus lie that is kept in BIDS-EEG: no reader of its own is needed then."""
+
+    task: str = Field(pattern="^[A-Za-z0-9+]+$", description="recordings of other tasks are passed over")
+    labels: Literal["events", "participants"] = Field(
+        description="events: a row of events.tsv is a trial; participants: a whole recording is one trial"
+    )
+    rows: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="column of events.tsv -> values that make a row a trial, * and ? allowed; every column must match",
+    )
+    valence: str | None = Field(default=None, description="column with the rating")
+    arousal: str | None = Field(default=None, description="column with the rating")
+    emotion: str | None = Field(default=None, description="column with the emotion word")
+    stimulus: str | None = Field(default=None, description="column with the clip; participants: the task without one")
+
+    @model_validator(mode="after")
+    def _complete(self) -> BidsLayout:
+        if (self.valence is None) != (self.arousal is None):
+            raise ValueError("valence and arousal belong together; name both columns or neither")
+        if (self.emotion is None) == (self.valence is None):
+            raise ValueError("name the columns valence and arousal, or the column emotion, and not both")
+        if self.labels == "events" and self.stimulus is None:
+            raise ValueError("stimulus is missing; name the column of events.tsv that says which clip was shown")
+        if self.labels == "participants" and self.rows:
+            raise ValueError("rows chooses rows of events.tsv, and labels is participants; remove one of them")
         return self
 
 
@@ -104,6 +140,11 @@ class CorpusCatalog(Strict):
         default=None, description="session -> emotion word of each trial, in the owner's order"
     )
 
+    bids: BidsLayout | None = Field(default=None, description="for a corpus in BIDS-EEG, read without code of its own")
+    words: dict[str, Place] | None = Field(
+        default=None, description="emotion word -> place on the plane, where there is bids; others: emotion_words.yaml"
+    )
+
     stages_done: tuple[CleaningStage, ...] = Field(description="what the owner already did to the published signal")
     band_hz: tuple[float, float] | None = Field(default=None, description="the owner's pass band, if there is one")
 
@@ -111,7 +152,11 @@ class CorpusCatalog(Strict):
     def _consistent(self) -> CorpusCatalog:
         if (self.label_kind == "rating") != (self.rating_scale is not None):
             raise ValueError("rating_scale must be given exactly when label_kind is rating")
-        if (self.label_kind == "emotion") != (self.trial_emotions is not None):
+        if self.bids is not None:
+            self._check_bids(self.bids)
+        elif self.words is not None:
+            raise ValueError("words goes with bids only; other corpora have rows in emotion_words.yaml")
+        elif (self.label_kind == "emotion") != (self.trial_emotions is not None):
             raise ValueError("trial_emotions must be given exactly when label_kind is emotion")
         if self.trial_emotions is not None:
             for session, words in self.trial_emotions.items():
@@ -131,6 +176,23 @@ class CorpusCatalog(Strict):
         if ("band_pass" in self.stages_done) != (self.band_hz is not None):
             raise ValueError("band_hz must be given exactly when stages_done holds band_pass")
         return self
+
+    def _check_bids(self, bids: BidsLayout) -> None:
+        """What the recordings say themselves cannot be said here, and what they do not say must be."""
+        said = ("subject_ids", "missing", "channels_otherwise", "trial_start_s", "trial_emotions")
+        if idle := [name for name in said if getattr(self, name)]:
+            raise ValueError(f"{idle[0]} means nothing for a corpus in BIDS, whose tables say it; remove it")
+        if (self.label_kind == "emotion") != (bids.emotion is not None):
+            columns = "bids.emotion" if self.label_kind == "emotion" else "bids.valence and bids.arousal"
+            raise ValueError(f"label_kind is {self.label_kind}; name {columns}")
+        if (self.label_kind == "emotion") != (self.words is not None):
+            raise ValueError("words must be given exactly when label_kind is emotion")
+        if other := [word for word in self.words or {} if word != word.strip().lower() or not word]:
+            raise ValueError(f"words has {other[0]!r}; write it in lower case, however the table spells it")
+        if isinstance(self.trial_s, dict) or len(self.trial_s) != 1:
+            raise ValueError("trial_s has several lengths; give the one for events without a duration")
+        if bids.labels == "participants" and (self.trials, self.baseline_s) != (1, 0):
+            raise ValueError("labels is participants: a recording is one trial; set trials to 1 and baseline_s to 0")
 
     @property
     def subject_numbers(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "load_emotion_words",
     "load_experiment",
     "load_simulation",
+    "shipped_corpus_names",
     "validate",
 ]
 
@@ -57,7 +59,16 @@ def catalog_root() -> Path:
 
 
 def corpus_names() -> tuple[str, ...]:
-    """Every corpus that has a catalog, sorted."""
+    """Every corpus that has a catalog, sorted: those that ship, and those of the folder at $EMOD_CATALOGS.
+
+    Raises:
+        RequestError: If that folder holds no catalogs, or one with the name of a corpus that ships.
+    """
+    return tuple(sorted(_corpus_files()))
+
+
+def shipped_corpus_names() -> tuple[str, ...]:
+    """Every corpus whose catalog ships, sorted."""
     return tuple(sorted(path.stem for path in (catalog_root() / "corpora").glob("*.yaml")))
 
 
@@ -66,20 +77,36 @@ def experiment_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (catalog_root() / "experiments").glob("*.yaml")))
 
 
-@cache
 def load_corpus(name: str) -> CorpusCatalog:
     """Facts of one corpus by the name users type.
 
     Raises:
         RequestError: If there is no such corpus, or its file is not valid.
     """
-    if name not in corpus_names():
-        raise RequestError(
-            f"corpus {name!r} has no catalog{_nearest(name, corpus_names())}; known: {', '.join(corpus_names())}"
-        )
-    path = catalog_root() / "corpora" / f"{name}.yaml"
-    catalog = validate(CorpusCatalog, _read_yaml(path), origin=str(path.name))
-    if catalog.name != name:
+    files = _corpus_files()
+    if name not in files:
+        raise RequestError(f"corpus {name!r} has no catalog{_nearest(name, files)}; known: {', '.join(sorted(files))}")
+    return _read_corpus(files[name])
+
+
+def _corpus_files() -> dict[str, Path]:
+    """Corpus -> its catalog."""
+    shipped = {name: catalog_root() / "corpora" / f"{name}.yaml" for name in shipped_corpus_names()}
+    if not (extra := os.environ.get("EMOD_CATALOGS")):
+        return shipped
+    folder = Path(extra) / "corpora"
+    own = {path.stem: path for path in folder.glob("*.yaml")}
+    if not own:
+        raise RequestError(f"EMOD_CATALOGS = {extra}: holds no corpora/*.yaml; correct it, or unset it")
+    if both := sorted(set(own) & set(shipped)):
+        raise RequestError(f"{own[both[0]]}: corpus {both[0]} ships with the platform; give yours another name")
+    return shipped | own
+
+
+@cache
+def _read_corpus(path: Path) -> CorpusCatalog:
+    catalog = validate(CorpusCatalog, _read_yaml(path), origin=path.name)
+    if catalog.name != path.stem:
         raise RequestError(f"{path.name}: name = {catalog.name!r} differs from the file's name; make them equal")
     return catalog
 

@@ -11,7 +11,10 @@ from pydantic import Field, model_validator
 
 from emod.catalog.strict import Strict
 
-__all__ = ["IcaSettings", "SignalSettings"]
+__all__ = ["IcaSettings", "QualitySettings", "SignalSettings"]
+
+ElectrodeAction = Literal["interpolate", "reject", "keep"]
+WindowAction = Literal["reject", "keep"]
 
 
 class IcaSettings(Strict):
@@ -39,6 +42,42 @@ class IcaSettings(Strict):
         return self
 
 
+class QualitySettings(Strict):
+    """What counts as bad in a recording, and what is done about it.
+
+    Bad electrodes are ``interpolate``d from the others for as long as they are bad, before the average reference and
+    ICA; where that would be too many of them, and under ``reject``, the windows are left out. An electrode that is bad
+    more than half of the time counts as bad throughout.
+    """
+
+    flat_uv: float = Field(default=0.1, gt=0, description="an electrode that moves by less within a second is flat")
+    flat: ElectrodeAction = "interpolate"
+    noisy_z: float = Field(
+        default=5.0, gt=0, description="robust z-score of log amplitude at 1-45 Hz among the electrodes, above which"
+    )
+    noisy_correlation: float = Field(
+        default=0.4, gt=0, lt=1, description="with what the others predict, below which a loud electrode is noisy"
+    )
+    noisy: ElectrodeAction = "interpolate"
+    most_interpolated: float = Field(
+        default=0.15, ge=0, le=0.5, description="share of the electrodes; windows with more bad ones are rejected"
+    )
+    saturated_share: float = Field(
+        default=0.01, gt=0, le=1, description="of a window's samples, as stored, at the recorder's rail"
+    )
+    saturated: WindowAction = "reject"
+    peak_uv: float = Field(default=1000.0, gt=0, description="largest magnitude in a window after cleaning")
+    gross: WindowAction = "reject"
+    clipped_share: float = Field(
+        default=0.01, gt=0, le=1, description="of a window's values, beyond signal.clip robust scales"
+    )
+    clipped: WindowAction = "keep"
+    line_noise_db: float = Field(
+        default=30.0, gt=0, description="of a recording as stored: power at the mains frequency over its neighbourhood"
+    )
+    line_noise: WindowAction = "keep"
+
+
 class SignalSettings(Strict):
     """Stages from a recording to normalised windows; each can be switched off (EMOD, section Preprocessing)."""
 
@@ -49,6 +88,7 @@ class SignalSettings(Strict):
     top_transition_hz: float = Field(
         default=1.0, gt=0, description="above the upper edge; 1 Hz puts 50 Hz mains in the stop band"
     )
+    quality: QualitySettings = Field(default_factory=QualitySettings)
     ica: IcaSettings = Field(default_factory=IcaSettings)
     reference: Literal["average", "none"] = "average"
     window_s: float = Field(default=10.0, gt=0)

@@ -1,6 +1,7 @@
 """Recordings stored without cuts: marks where trials lie in the signal and leaves the rest of it in place.
 
-It knows no file format, and cleans nothing.
+It knows no file format, and cleans nothing: a trial with constant electrodes is kept and reported, as in
+``cut_trials``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emod.corpora.contract import Corpus, CorpusError, Eeg, Problem, Recording, RecordingRef, TrialSpan
+from emod.corpora.flat_electrodes import NO_SIGNAL, constant_rows, report_flat
 
 __all__ = ["TrialMark", "mark_trials"]
 
@@ -59,6 +61,7 @@ def mark_trials(
     for row in eeg_uv:
         finite &= np.isfinite(row)
     spans: list[TrialSpan] = []
+    flat: dict[str, list[int]] = {}
     for mark in marks:
         try:
             place = (
@@ -76,8 +79,15 @@ def mark_trials(
             message = f"{lost} samples are NaN or infinite; copy the owner's object again"
             problems.append(ref.problem("not_finite", message, mark.trial))
             continue
+        rows = constant_rows(eeg_uv[:, begin : mark.stop])
+        if len(rows) == len(eeg_uv):
+            problems.append(ref.problem("flat", f"{NO_SIGNAL}; copy the owner's object again", mark.trial))
+            continue
+        if rows:
+            flat[mark.trial] = rows
         label = (mark.rating, mark.emotion, *place)
         spans.append(TrialSpan(mark.trial, mark.stimulus, mark.start, mark.stop, mark.baseline, *label))
+    problems += report_flat(ref, corpus.channels, flat)
     if not spans:
         raise CorpusError(*(problems or [ref.problem("missing", "it holds no trial; copy the owner's object again")]))
     if not finite.all():

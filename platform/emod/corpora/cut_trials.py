@@ -1,6 +1,7 @@
 """Recordings of corpora that ship cut trials: checks each trial and joins the good ones, one piece a trial.
 
-It knows no file format, and cleans nothing.
+It knows no file format, and cleans nothing: a trial with constant electrodes is kept and reported, since what to do
+about an electrode is a setting of the run (``signal.quality``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emod.corpora.contract import Corpus, CorpusError, Eeg, Problem, Recording, RecordingRef, TrialSpan
+from emod.corpora.flat_electrodes import NO_SIGNAL, constant_rows, report_flat
 
 __all__ = ["CutTrial", "join_trials"]
 
@@ -55,6 +57,7 @@ def join_trials(corpus: Corpus, ref: RecordingRef, trials: list[CutTrial], probl
     """
     problems = list(problems)
     usable: list[tuple[CutTrial, tuple[float, float]]] = []
+    flat: dict[str, list[int]] = {}
     while trials:
         cut = trials.pop(0)
         try:
@@ -66,7 +69,10 @@ def join_trials(corpus: Corpus, ref: RecordingRef, trials: list[CutTrial], probl
             code, what = fault
             problems.append(ref.problem(code, f"{what}; copy the owner's object again", cut.trial))
             continue
+        if rows := constant_rows(cut.eeg_uv):
+            flat[cut.trial] = rows
         usable.append((cut, place))
+    problems += report_flat(ref, corpus.channels, flat)
     if not usable:
         raise CorpusError(*(problems or [ref.problem("missing", "it holds no trial; copy the owner's object again")]))
 
@@ -102,7 +108,4 @@ def _signal_fault(eeg_uv: Eeg, channels: tuple[str, ...]) -> tuple[str, str] | N
         row, sample = np.argwhere(~finite)[0]
         lost = finite.size - np.count_nonzero(finite)
         return "not_finite", f"{lost} samples are NaN or infinite, the first at {channels[row]} sample {sample}"
-    flat = np.flatnonzero(eeg_uv.min(axis=1) == eeg_uv.max(axis=1))
-    if len(flat):
-        return "flat", f"{len(flat)} channels are constant, the first {channels[flat[0]]} at {eeg_uv[flat[0], 0]:g} uV"
-    return None
+    return ("flat", NO_SIGNAL) if len(constant_rows(eeg_uv)) == len(eeg_uv) else None

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 import h5py
@@ -16,7 +20,7 @@ import numpy.typing as npt
 
 from emod import storage
 from emod.catalog import SimulateSettings
-from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingRef
+from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingHeader, RecordingRef
 from emod.corpora.cut_trials import CutTrial, join_trials
 from emod.corpora.inventory import find_objects, read_csv
 from emod.corpora.marker import scaled_seconds
@@ -43,62 +47,91 @@ class Dasps(Corpus):
 
     def read(self, ref: RecordingRef) -> Recording:
         """Decodes one S??preprocessed.mat (contract of `Corpus.read`)."""
-        data = self._load(ref)
-        trials, problems = [], []
-        for row, segment in enumerate(data):
-            trial, situation = str(row + 1), row // 2 + 1
+        with self._variable(ref) as data:
+            try:
+                segments: npt.NDArray[np.float32] = data[()]
+            except Exception as error:
+                raise _damaged(ref, error) from None
+        ratings, problems = self._rated(ref)
+        trials = [
+            CutTrial(str(row + 1), f"situation{row // 2 + 1}", segments[row].T, rating=rating)
+            for row, rating in ratings.items()
+        ]
+        return join_trials(self, ref, trials, problems)
+
+    def peek(self, ref: RecordingRef) -> RecordingHeader:
+        """Type and shape of one S??preprocessed.mat (contract of `Corpus.peek`); gaps within a segment stay unseen."""
+        with self._variable(ref) as data:
+            _, samples, channels = data.shape
+        ratings, problems = self._rated(ref)
+        usable = {}
+        for row, rating in ratings.items():
+            try:
+                self.place_rating(rating)
+                usable[str(row + 1)] = samples / self.catalog.sfreq_hz
+            except ValueError as error:
+                problems.append(ref.problem("label", f"{error}; correct the label or copy it again", str(row + 1)))
+        if not usable:
+            raise CorpusError(*problems)
+        return RecordingHeader(channels, self.catalog.sfreq_hz, usable, tuple(problems))
+
+    def _rated(self, ref: RecordingRef) -> tuple[dict[int, dict[str, float]], list[Problem]]:
+        """Segment (from 0) -> its rating, and a problem for each segment that has none."""
+        ratings, problems = {}, []
+        for row in range(self.trials_expected):
+            situation = row // 2 + 1
             rows = self._ratings.get((ref.subject, str(situation)), [])
             try:
                 (rating,) = rows
-                labels = {axis: float(text) for axis, text in rating.items()}
+                ratings[row] = {axis: float(text) for axis, text in rating.items()}
             except ValueError:
-                message = f"{_RATINGS} has {rows or 'no row'} for situation {situation}; give it one row of two numbers"
-                problems.append(ref.problem("label", message, trial))
-                continue
-            trials.append(CutTrial(trial, f"situation{situation}", segment.T, rating=labels))
-        return join_trials(self, ref, trials, problems)
+                written = f"{len(rows)} rows" if len(rows) > 1 else f"{_shown(rows[0])}" if rows else "no row"
+                message = f"{_RATINGS} has {written} for situation {situation}; give it one row of two numbers"
+                problems.append(ref.problem("label", message, str(row + 1)))
+        return ratings, problems
 
-    def _load(self, ref: RecordingRef) -> npt.NDArray[np.float32]:
-        """(segments, samples, channels) microvolt, checked for type and shape.
+    @contextmanager
+    def _variable(self, ref: RecordingRef) -> Iterator[h5py.Dataset]:
+        """(segments, samples, channels) in microvolt, checked for type, shape and storage, not yet read.
 
         Raises:
             CorpusError: If the object holds anything else.
         """
-
-        def refusal(code: str, what: str) -> CorpusError:
-            return CorpusError(ref.problem(code, f"{what}; copy the owner's object again"))
-
         if ref.size_bytes > _MAX_BYTES:
-            raise refusal("shape", f"{ref.size_bytes} bytes, published 1.2 MB")
+            raise _refusal(ref, "shape", f"{ref.size_bytes} bytes, published 1.2 MB")
         content = io.BytesIO(storage.read_bytes(ref.source, at_most=_MAX_BYTES))
         samples = round(self.seconds_expected(0) * self.catalog.sfreq_hz)
         shape = (self.trials_expected, samples, len(self.channels))
-        try:
-            with h5py.File(content, "r") as file:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(h5py.File(content, "r"))
                 # A soft or external link, a virtual data set or external storage would read some other file.
                 link = file.get("data", getlink=True)
                 if not isinstance(link, h5py.HardLink) or not isinstance(data := file["data"], h5py.Dataset):
-                    raise refusal("missing", f"no variable 'data' among {sorted(file)}")
+                    raise _refusal(
+                        ref, "missing", f"no variable 'data' among {[name[:40] for name in sorted(file)[:8]]}"
+                    )
                 if data.is_virtual or data.external:
-                    raise refusal("unreadable", "its samples lie in another file")
+                    raise _refusal(ref, "unreadable", "its samples lie in another file")
                 if data.dtype != np.float32:
-                    raise refusal("dtype", f"data is {data.dtype}, published float32")
+                    raise _refusal(ref, "dtype", f"data is {data.dtype}, published float32")
                 if data.shape != shape:
-                    raise refusal("shape", f"data is {data.shape}, published {shape}")
-                values: npt.NDArray[np.float32] = data[()]
-                return values
-        except CorpusError:
-            raise
-        except Exception as error:
-            # h5py words damage in many classes; the bytes are already here, so it is never the store's fault.
-            what = " ".join(str(error).split())
-            raise refusal("unreadable", f"not a whole MATLAB 7.3 (HDF5) file ({what})") from None
+                    raise _refusal(ref, "shape", f"data is {data.shape}, published {shape}")
+                if what := _bomb(data):
+                    raise _refusal(ref, "unreadable", what)
+            except CorpusError:
+                raise
+            except Exception as error:
+                raise _damaged(ref, error) from None
+            yield data
 
     @cached_property
     def _ratings(self) -> dict[tuple[str, str], list[dict[str, str]]]:
         """(subject, situation) -> its rows as written; more than one is as bad as none."""
         ratings: dict[tuple[str, str], list[dict[str, str]]] = {}
-        for row in read_csv(storage.join(self.root, _RATINGS), ("subject", "situation", "valence", "arousal")):
+        for row in read_csv(
+            storage.join(self.root, _RATINGS), ("subject", "situation", "valence", "arousal"), root=self.root
+        ):
             answer = {axis: row[axis] for axis in ("valence", "arousal")}
             ratings.setdefault((row["subject"], row["situation"]), []).append(answer)
         return ratings
@@ -141,3 +174,41 @@ class Dasps(Corpus):
                 ratings = (int(rating_at(place, scale, _RATING_STEP)) for place in places if place is not None)
                 out.writerow([plan.subject, situation, *ratings])
         storage.write_bytes(storage.join(self.root, _RATINGS), text.getvalue().encode())
+
+
+def _shown(answer: dict[str, str]) -> str:
+    """A row's cells as they can stand in a message."""
+    return ", ".join(ascii(text[:20]) for text in answer.values())
+
+
+def _bomb(data: h5py.Dataset) -> str | None:
+    """What in a data set's chunks would unpack to more than they stand for, or None.
+
+    HDF5 itself doubles its buffer for as long as a compressed chunk goes on.
+    """
+    if data.chunks is None:
+        return None
+    settings = data.id.get_create_plist()
+    filters = [settings.get_filter(n)[0] for n in range(settings.get_nfilters())]
+    if not set(filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE} or len(set(filters)) < len(filters):
+        return f"it is stored through filters {filters}, MATLAB's are 1 (gzip) and 2 (shuffle)"
+    chunk_bytes = math.prod(data.chunks) * data.dtype.itemsize
+    if chunk_bytes > _MAX_BYTES:
+        return f"its chunks have {data.chunks} values each"
+    if h5py.h5z.FILTER_DEFLATE not in filters:
+        return None
+    for n in range(data.id.get_num_chunks()):
+        _, packed = data.id.read_direct_chunk(data.id.get_chunk_info(n).chunk_offset)
+        if len(zlib.decompressobj().decompress(packed, chunk_bytes + 1)) > chunk_bytes:
+            return f"chunk {n} unpacks to more than its {chunk_bytes} bytes"
+    return None
+
+
+def _refusal(ref: RecordingRef, code: str, what: str) -> CorpusError:
+    return CorpusError(ref.problem(code, f"{what}; copy the owner's object again"))
+
+
+def _damaged(ref: RecordingRef, error: Exception) -> CorpusError:
+    """h5py words damage in many classes; the bytes are already here, so it is never the store's fault."""
+    what = " ".join(str(error).split()) or type(error).__name__
+    return _refusal(ref, "unreadable", f"not a whole MATLAB 7.3 (HDF5) file ({what})")

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from emod import storage
 from emod.catalog import SimulateSettings
-from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingRef
+from emod.corpora.array_pickle import ArrayHeader, dump_arrays, load_arrays, peek_arrays
+from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingHeader, RecordingRef
 from emod.corpora.cut_trials import CutTrial, join_trials
 from emod.corpora.inventory import find_objects, read_csv
 from emod.corpora.marker import scaled_seconds
 from emod.corpora.planning import draw_rating, generator, rating_at
-from emod.corpora.python2_pickle import dump_arrays, load_arrays
 from emod.simulation import Passage, RecordingPlan
 
 __all__ = ["Deap"]
@@ -34,6 +38,8 @@ _ANSWERS = ("Valence", "Arousal", "Dominance", "Liking", "Familiarity")
 _PERIPHERAL = 8  # hEOG vEOG zEMG tEMG GSR Respiration Plethysmograph Temperature, below the EEG rows
 _RATING_STEP = 0.01
 _AGREE = 0.011  # the table has two decimals
+_MAX_GROWTH = 2  # of the pickle over its samples
+_MAX_TABLE_BYTES = 1024**2
 _FAMILIARITY_MISSING = (2, 15, 23)
 
 Ratings = dict[tuple[int, int], tuple[str, str]]
@@ -51,32 +57,79 @@ class Deap(Corpus):
 
     def read(self, ref: RecordingRef) -> Recording:
         """Decodes one s??.dat (contract of `Corpus.read`)."""
-        try:
-            with storage.open_binary(ref.source) as stream:
-                arrays = load_arrays(stream)
-        except pickle.UnpicklingError as error:
-            raise _refusal(ref, "unreadable", str(error)) from None
-        baseline = round(self.catalog.baseline_s * self.catalog.sfreq_hz)
-        samples = baseline + round(self.seconds_expected(0) * self.catalog.sfreq_hz)
-        expected = {
+        with self._opened(ref) as stream:
+            arrays = load_arrays(stream)
+        self._check(ref, arrays)
+        ratings, problems = self._rated(ref, arrays["labels"])
+        trials = [
+            CutTrial(video, video, arrays["data"][int(video) - 1, : len(self.channels)], self._rest, rating)
+            for video, rating in ratings.items()
+        ]
+        return join_trials(self, ref, trials, problems)
+
+    def peek(self, ref: RecordingRef) -> RecordingHeader:
+        """Type, shape and labels of one s??.dat (contract of `Corpus.peek`); what its samples are stays unseen."""
+        with self._opened(ref) as stream:
+            headers, small = peek_arrays(stream)
+        self._check(ref, headers)
+        if "labels" not in small:
+            return super().peek(ref)
+        ratings, problems = self._rated(ref, small["labels"])
+        usable = {}
+        for video, rating in ratings.items():
+            try:
+                self.place_rating(rating)
+                usable[video] = self.seconds_expected(0)
+            except ValueError as error:
+                problems.append(ref.problem("label", f"{error}; correct the label or copy it again", video))
+        if not usable:
+            raise CorpusError(*problems)
+        return RecordingHeader(headers["data"].shape[1] - _PERIPHERAL, self.catalog.sfreq_hz, usable, tuple(problems))
+
+    @property
+    def _rest(self) -> int:
+        """Samples before each clip."""
+        return round(self.catalog.baseline_s * self.catalog.sfreq_hz)
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Array -> the shape that this copy should hold."""
+        samples = self._rest + round(self.seconds_expected(0) * self.catalog.sfreq_hz)
+        return {
             "data": (self.trials_expected, len(self.channels) + _PERIPHERAL, samples),
             "labels": (self.trials_expected, 4),
         }
-        for name, shape in expected.items():
+
+    @contextmanager
+    def _opened(self, ref: RecordingRef) -> Iterator[IO[bytes]]:
+        """The pickle, if it is no larger than it can be; what is wrong with it as a `CorpusError`."""
+        if ref.size_bytes > (most := _MAX_GROWTH * 8 * math.prod(self._shapes["data"]) + _MAX_TABLE_BYTES):
+            raise _refusal(ref, "shape", f"{ref.size_bytes} bytes, at most {most} are plausible")
+        try:
+            with storage.open_binary(ref.source) as stream:
+                yield stream
+        except pickle.UnpicklingError as error:
+            raise _refusal(ref, "unreadable", str(error)) from None
+
+    def _check(self, ref: RecordingRef, arrays: Mapping[str, ArrayHeader | npt.NDArray[Any]]) -> None:
+        """Raises if an array is missing, or of another type or shape."""
+        for name, shape in self._shapes.items():
             if name not in arrays:
-                raise _refusal(ref, "missing", f"no {name!r} among {sorted(arrays)}")
+                raise _refusal(ref, "missing", f"no {name!r} among {[found[:40] for found in sorted(arrays)[:8]]}")
             if arrays[name].dtype != np.float64:
                 raise _refusal(ref, "dtype", f"{name} is {arrays[name].dtype}, published float64")
             if arrays[name].shape != shape:
                 raise _refusal(ref, "shape", f"{name} is {arrays[name].shape}, expected {shape}")
-        trials, problems = [], []
-        for row, (signal, label) in enumerate(zip(arrays["data"], arrays["labels"], strict=True)):
-            rating = {axis: float(label[column]) for column, axis in enumerate(_AXES)}
+
+    def _rated(self, ref: RecordingRef, labels: npt.NDArray[Any]) -> tuple[dict[str, dict[str, float]], list[Problem]]:
+        """Video -> its rating, and a problem for each that the table of ratings contradicts."""
+        ratings, problems = {}, []
+        for row, label in enumerate(labels):
             video = str(row + 1)
-            trials.append(CutTrial(video, video, signal[: len(self.channels)], baseline, rating))
-            if message := self._disagreement(int(ref.subject[1:]), row + 1, rating):
+            ratings[video] = {axis: float(label[column]) for column, axis in enumerate(_AXES)}
+            if message := self._disagreement(int(ref.subject[1:]), row + 1, ratings[video]):
                 problems.append(ref.problem("label_disagreement", message, video))
-        return join_trials(self, ref, trials, problems)
+        return ratings, problems
 
     @cached_property
     def _table(self) -> tuple[Ratings, list[Problem]]:
@@ -85,7 +138,7 @@ class Deap(Corpus):
         if not storage.exists(url):
             return {}, []
         try:
-            rows = read_csv(url, ("participant_id", "experiment_id", "valence", "arousal"))
+            rows = read_csv(url, ("participant_id", "experiment_id", "valence", "arousal"), root=self.root)
             keys = [(int(row["participant_id"]), int(row["experiment_id"])) for row in rows]
             return dict(zip(keys, ((row["valence"], row["arousal"]) for row in rows), strict=True)), []
         except CorpusError as error:
@@ -108,7 +161,8 @@ class Deap(Corpus):
         except ValueError:
             pass  # not a number, so no agreement
         own = ", ".join(f"{rating[axis]:g}" for axis in _AXES)
-        return f"labelled {own}, but {', '.join(written)} in {_RATINGS}; its own label is used, compare the two"
+        theirs = ", ".join(ascii(text[:20])[1:-1] for text in written)
+        return f"labelled {own}, but {theirs} in {_RATINGS}; its own label is used, compare the two"
 
     def _plan_recording(self, settings: SimulateSettings, subject: int, session: int) -> RecordingPlan:
         scale, name = self.catalog.rating_scale, f"s{subject:02d}"

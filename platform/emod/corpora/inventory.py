@@ -1,6 +1,8 @@
 """What lies in a copy of a corpus: objects by the pattern of their names, and CSV tables.
 
-It opens no recording.
+It opens no recording. On a disk nothing outside the copy is listed: a link that leaves the corpus' top folder is a
+problem, one that stays inside is as good as what it points to, and the top folder itself may be a link. Folders may
+bear participants' names: messages repeat none.
 """
 
 from __future__ import annotations
@@ -8,20 +10,40 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import re
-from collections.abc import Sequence
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
 
 from emod import storage
 from emod.corpora.contract import Corpus, CorpusError, Problem
-from emod.errors import RequestError
+from emod.errors import DataError, RequestError
 
-__all__ = ["find_objects", "read_csv"]
+__all__ = ["find_objects", "leaves_copy", "read_csv", "table_ships"]
 
 _DATA_SUFFIXES = (".mat", ".dat", ".pkl", ".cnt", ".bdf")
-_MAX_TABLE_BYTES = 16 * 1024**2
+_TABLE_SUFFIXES = (".csv", ".txt", ".xlsx", ".xls", ".xml")
+_MAX_TABLE_BYTES = 2 * 1024**2
+_MAX_NAMES = 8  # of one folder, through links
+_FOLDER = ("unreadable", "a folder where a file belongs; copy the owner's object again")  # reported under a file's name
 
 
 Found = tuple[re.Match[str], str, int]
+
+
+class _Entry(NamedTuple):
+    """What bears a name in a copy: path below the root, bytes, (device, inode), and why it cannot be used, if so."""
+
+    path: str
+    size: int
+    file: tuple[int, int] | None = None
+    fault: tuple[str, str] | None = None
 
 
 def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tuple[list[Found], list[Problem]]:
@@ -34,7 +56,9 @@ def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tup
         example: A path below the root that would match, for the message.
 
     Returns:
-        (match, URL, bytes) of each object whose subject the corpus has, and a problem for each other data object.
+        (match, URL, bytes) of each object whose subject the corpus has, and a problem for each other data object: one
+        of another name (``unexpected_object``), a second name of one file (``duplicate``), a folder, a pipe or a broken
+        link (``unreadable``), and any link, of a table too, that leaves the copy (``unexpected_object``).
 
     Raises:
         RequestError: If the folder is not there or no object matches.
@@ -44,25 +68,127 @@ def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tup
     if not storage.exists(top):
         what = f"holds no {folder}/" if folder and storage.exists(corpus.root) else "no such folder"
         raise RequestError(f"{corpus.root}: {what}; {cure}")
+    below = f"{folder}/" if folder else ""
     numbers = set(corpus.catalog.subject_numbers)
-    found, problems = [], []
-    for path, size in storage.list_files(top).items():
-        match = re.fullmatch(pattern, path)
-        if match and int(match["subject"]) in numbers:
-            found.append((match, storage.join(top, path), size))
-        elif path.lower().endswith(_DATA_SUFFIXES):
+    found: list[Found] = []
+    problems: list[Problem] = []
+    strangers: list[tuple[_Entry, str]] = []
+    files: set[tuple[int, int]] = set()
+    for entry in _entries(corpus.root, top, below):
+        url = storage.join(corpus.root, entry.path)
+        match = re.fullmatch(pattern, entry.path.removeprefix(below)) if entry.path.startswith(below) else None
+        data = entry.path.startswith(below) and entry.path.lower().endswith(_DATA_SUFFIXES)
+        if entry.fault is not None:
+            if match or data or entry.fault[0] == "unexpected_object" or entry.path.lower().endswith(_TABLE_SUFFIXES):
+                problems.append(Problem(url, None, None, *entry.fault))
+        elif match and int(match["subject"]) in numbers:
+            if entry.file in files:
+                message = "a second name of a file that is used already; keep one name of it"
+                problems.append(Problem(url, None, None, "duplicate", message))
+                continue
+            found.append((match, url, entry.size))
+            if entry.file is not None:
+                files.add(entry.file)
+        elif data:
+            strangers.append((entry, url))
+    for entry, url in strangers:
+        if entry.file not in files:  # what a link stands for may bear any name
             message = f"no recording of {corpus.name}, which are named like {example}; rename it or move it away"
-            problems.append(Problem(storage.join(top, path), None, None, "unexpected_object", message))
+            problems.append(Problem(url, None, None, "unexpected_object", message))
     if not found:
-        raise RequestError(f"{corpus.root}: holds no recording of {corpus.name}; {cure}")
-    return found, problems
+        why = f" ({problems[0].message})" if problems else ""
+        raise RequestError(f"{corpus.root}: holds no recording of {corpus.name}{why}; {cure}")
+    return sorted(found, key=lambda item: item[1]), sorted(problems, key=lambda problem: problem.source)
 
 
-def read_csv(url: str, columns: Sequence[str]) -> list[dict[str, str]]:
+def leaves_copy(root: str, url: str) -> bool:
+    """Whether an object below a corpus' top folder is a link to something outside it."""
+    if not _on_disk(root):
+        return False
+    real_root, real = (os.path.realpath(url_to_fs(name)[1]) for name in (root, url))
+    return not _is_below(real, real_root)
+
+
+def table_ships(root: str, url: str) -> bool:
+    """Whether a copy holds a table as a plain object. `find_objects` reports links out of it, folders and pipes."""
+    if not storage.exists(url) or leaves_copy(root, url):
+        return False
+    return not _on_disk(url) or os.path.isfile(url_to_fs(url)[1])
+
+
+def _entries(root: str, top: str, below: str) -> Iterator[_Entry]:
+    """Everything below ``top``; on a disk everything below ``root``, files before links."""
+    if _on_disk(root):
+        yield from _walk_disk(url_to_fs(root)[1])
+    else:
+        for path, size in storage.list_files(top).items():
+            yield _Entry(below + path, size)
+
+
+def _on_disk(url: str) -> bool:
+    return get_protocol(url) in LocalFileSystem.protocol
+
+
+def _walk_disk(root: str) -> Iterator[_Entry]:
+    """Files, then what links lead to; links that lead in circles are left after some rounds."""
+    real_root = os.path.realpath(root)
+    folders, links = [(root, "")], list[tuple[str, str]]()
+    entered: Counter[str] = Counter()
+    while folders or links:
+        if not folders:
+            path, name = links.pop(0)
+            if not _is_below(os.path.realpath(path), real_root):
+                what = f"a link that leaves {root}; put the object itself here, or give the folder that holds it"
+                yield _Entry(name, 0, fault=("unexpected_object", what))
+            elif os.path.isdir(path):
+                folders.append((path, f"{name}/"))
+                yield _Entry(name, 0, fault=_FOLDER)
+            else:
+                yield _entry(path, name)
+            continue
+        folder, prefix = folders.pop()
+        real = os.path.realpath(folder)
+        entered[real] += 1
+        above = os.path.realpath(os.path.dirname(folder))
+        if entered[real] > _MAX_NAMES or (prefix and _is_below(above, real)):
+            continue
+        try:
+            with os.scandir(folder) as listing:
+                items = sorted(listing, key=lambda item: item.name)
+        except OSError as error:
+            raise RequestError(f"{root}: a folder below it cannot be listed ({error.strerror}); check rights") from None
+        for item in items:
+            name = prefix + item.name
+            if item.is_symlink():
+                links.append((item.path, name))
+            elif item.is_dir():
+                folders.append((item.path, f"{name}/"))
+                yield _Entry(name, 0, fault=_FOLDER)
+            else:
+                yield _entry(item.path, name)
+
+
+def _entry(path: str, name: str) -> _Entry:
+    try:
+        state = os.stat(path)
+    except OSError:
+        what = "a link to nothing; fetch what it stands for (git annex get) or copy the owner's object"
+        return _Entry(name, 0, fault=("unreadable", what))
+    if not stat.S_ISREG(state.st_mode):
+        return _Entry(name, 0, fault=("unreadable", "no file but a pipe, socket or device; copy the owner's object"))
+    return _Entry(name, state.st_size, (state.st_dev, state.st_ino))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def read_csv(url: str, columns: Sequence[str], *, root: str | None = None) -> list[dict[str, str]]:
     """Rows of a CSV table with a heading, by lower-case column name.
 
     Args:
         url: Of the table.
+        root: The corpus' top folder, which a link must not leave; None: it may.
         columns: Lower-case names that must be there; others may be. A cell that a short row lacks is "".
 
     Raises:
@@ -72,14 +198,19 @@ def read_csv(url: str, columns: Sequence[str]) -> list[dict[str, str]]:
         message = f"no such table; copy the owner's, with columns {', '.join(columns)}"
         raise CorpusError(Problem(url, None, None, "missing", message))
     try:
+        if _on_disk(url) and not os.path.isfile(url_to_fs(url)[1]):
+            raise csv.Error("a folder, a pipe or a device")
+        if root is not None and leaves_copy(root, url):
+            raise csv.Error(f"a link that leaves {root}")
         text = storage.read_bytes(url, at_most=_MAX_TABLE_BYTES).decode("utf-8-sig")
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, DataError) as error:
         message = f"not a CSV table ({error}); copy the owner's again"
         raise CorpusError(Problem(url, None, None, "label_table", message)) from None
     heading = [name.strip().lower() for name in lines[0]] if lines else []
     if absent := [name for name in columns if name not in heading]:
-        message = f"no column {absent[0]} among {', '.join(heading) or 'none'}; copy the owner's table again"
+        here = ", ".join(ascii(name[:40])[1:-1] for name in heading[:10]) or "none"
+        message = f"no column {absent[0]} among {here}; copy the owner's table again"
         raise CorpusError(Problem(url, None, None, "label_table", message))
     rows = (map(str.strip, line[: len(heading)]) for line in lines[1:] if line)
     return [dict(itertools.zip_longest(heading, row, fillvalue="")) for row in rows]

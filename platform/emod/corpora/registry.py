@@ -1,13 +1,19 @@
-"""Every corpus that can be read, by the name users type: one module here and one catalog each, found by that name."""
+"""Every corpus that can be read, by the name users type.
+
+A corpus has a catalog and either a module here that bears its name, or a ``bids`` section in its catalog, which one
+reader serves for all.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 from types import MappingProxyType
 
-from emod.catalog import corpus_names
+from emod.catalog import corpus_names, load_corpus
+from emod.catalog.load import shipped_corpus_names
 from emod.corpora.contract import Corpus
 from emod.errors import RequestError
 
@@ -25,7 +31,10 @@ def _reader(name: str) -> type[Corpus]:
     return reader
 
 
-READERS: MappingProxyType[str, type[Corpus]] = MappingProxyType({name: _reader(name) for name in corpus_names()})
+READERS: MappingProxyType[str, type[Corpus]] = MappingProxyType(
+    {name: _reader(name) for name in shipped_corpus_names() if importlib.util.find_spec(f"{__package__}.{name}")}
+)
+"""Corpora with a module of their own."""
 
 
 def open_corpus(name: str, root: str | os.PathLike[str], strict: bool = False) -> Corpus:
@@ -39,8 +48,14 @@ def open_corpus(name: str, root: str | os.PathLike[str], strict: bool = False) -
     Raises:
         RequestError: If no reader has this name; the message names the nearest.
     """
-    if name not in READERS:
-        near = difflib.get_close_matches(name.lower(), READERS, n=1)
+    if name in READERS:
+        return READERS[name](os.fspath(root), strict=strict)
+    if name not in corpus_names():
+        near = difflib.get_close_matches(name.lower(), corpus_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise RequestError(f"corpus {name!r} has no reader{hint}; known: {', '.join(READERS)}")
-    return READERS[name](os.fspath(root), strict=strict)
+        raise RequestError(f"corpus {name!r} has no reader{hint}; known: {', '.join(corpus_names())}")
+    if load_corpus(name).bids is None:
+        raise RequestError(f"corpus {name!r} has no reader: add a bids section to {name}.yaml, or a module {name}.py")
+    from emod.corpora.bids import BidsCorpus  # loads MNE, which no other reader's users need
+
+    return BidsCorpus(name, os.fspath(root), strict=strict)

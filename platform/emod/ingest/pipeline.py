@@ -1,47 +1,55 @@
 """Ingest on Ray Data: recordings of every corpus -> part files -> shards -> one manifest.
 
 Each recording is one task of constant size, so memory is bounded by the recordings in flight and the work spreads over
-a cluster. A part is there whole or not at all; an ingest run again finds finished recordings by their parts, and
-corpora whose recordings, settings and code did not change by their fingerprint. Nothing of a new version is visible
-before its manifest is.
+a cluster. A part is there whole or not at all, under a name that says what it was made from; an ingest run again finds
+finished recordings by their parts, and corpora whose recordings, settings and code did not change by the store's own
+entry. Tasks whose worker or node dies run again elsewhere. Nothing of a new version is visible before its manifest is.
+
+A recording that could not be read is listed with its reason and tried again when its object, the settings or the code
+change, or when the ingest that met it is run again before it has published.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 
 import emod
 from emod import storage
-from emod.catalog import Experiment, fingerprint, load_emotion_words
-from emod.corpora import Corpus, CorpusError, Problem, RecordingRef, open_corpus
+from emod.catalog import Experiment
+from emod.corpora import Corpus, CorpusError, Problem, Recording, RecordingRef, open_corpus
 from emod.errors import DataError, RequestError
+from emod.ingest.findings import sum_cleaning, write_findings
+from emod.ingest.fingerprint import corpus_fingerprint, recording_marks, treatment
 from emod.ingest.recording import make_windows
+from emod.ingest.staging import clear_staging, signs_of_life, staging_url
+from emod.ingest.withdrawal import entry_without, withdrawal_problem
 from emod.shards import (
     CorpusEntry,
     Manifest,
+    RecordingEntry,
     ShardEntry,
     group_parts,
     newest_manifest,
     pack_shard,
-    publish,
+    publish_change,
     read_part_summary,
     write_part,
 )
 
 __all__ = ["IngestPlan", "ingest", "plan_ingest"]
 
-# What turns recordings into windows: a change in any of these rooms makes a new version of every corpus.
-_TABLE_BYTES = 2**20
-_CODE = ("affect", "corpora", "ingest", "shards", "signal")
+# A recording that takes its worker with it every time would be tried for ever.
+_MOST_ATTEMPTS = 5
+_ROUNDS = 5
+_READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,11 @@ class IngestPlan:
         simulated: Whether this copy was simulated.
         channels: Canonical electrode names.
         sfreq_hz: Rate of the windows.
-        references: Its recordings.
-        problems: What could not even be listed.
-        fingerprint: Of recordings, settings and code together.
+        references: Its recordings, without those of subjects who withdrew.
+        problems: What could not even be listed, and who withdrew.
+        treatment: Of everything that turns recordings into windows.
+        fingerprint: Of the treatment and the packing.
+        marks: Key -> mark of each recording.
         entry: The store's entry where nothing changed, else None.
     """
 
@@ -67,38 +77,61 @@ class IngestPlan:
     sfreq_hz: float
     references: tuple[RecordingRef, ...]
     problems: tuple[dict[str, str | None], ...]
+    treatment: str
     fingerprint: str
+    marks: dict[str, str]
     entry: CorpusEntry | None
+
+    def is_done_by(self, entry: CorpusEntry | None) -> bool:
+        """Whether an entry was made from these very recordings in this very way."""
+        if entry is None or entry.fingerprint != self.fingerprint:
+            return False
+        return {key: recording.mark for key, recording in entry.recordings.items()} == self.marks
 
 
 def plan_ingest(experiment: Experiment) -> list[IngestPlan]:
     """Lists what there is to do, decoding nothing.
 
     Raises:
-        RequestError: If an address is missing or holds nothing of its corpus.
+        RequestError: If an address is missing or holds nothing of its corpus, or a corpus lies where the store is.
     """
-    current = newest_manifest(experiment.addresses.store_url())
+    store_url = experiment.addresses.store_url()
+    current = newest_manifest(store_url)
     plans = []
     for name in experiment.corpora:
         root = experiment.addresses.root_of(name)
+        if storage.path_below(store_url, root) == "":
+            raise RequestError(f"{store_url} is also addresses.data.{name}; give the store a folder of its own")
         corpus = open_corpus(name, root, strict=experiment.ingest.strict)
-        references = tuple(corpus.references())
-        mark = _fingerprint(corpus, references, experiment)
-        entry = current.corpora.get(name) if current else None
-        plans.append(
-            IngestPlan(
-                corpus=name,
-                root=root,
-                simulated=corpus.simulated is not None,
-                channels=corpus.channels,
-                sfreq_hz=corpus.catalog.ingest_hz,
-                references=references,
-                problems=tuple(asdict(problem) for problem in corpus.problems),
-                fingerprint=mark,
-                entry=entry if entry is not None and entry.fingerprint == mark else None,
-            )
+        everybody = corpus.references()
+        references, problems = _consenting(corpus, everybody, current)
+        objects = storage.list_objects(root)
+        treated = treatment(corpus, everybody, experiment, objects)
+        plan = IngestPlan(
+            corpus=name,
+            root=root,
+            simulated=corpus.simulated is not None,
+            channels=corpus.channels,
+            sfreq_hz=corpus.catalog.ingest_hz,
+            references=references,
+            problems=problems,
+            treatment=treated,
+            fingerprint=corpus_fingerprint(treated, experiment),
+            marks=recording_marks(corpus, references, treated, objects),
+            entry=current.corpora.get(name) if current else None,
         )
+        plans.append(plan if plan.is_done_by(plan.entry) else replace(plan, entry=None))
     return plans
+
+
+def _consenting(
+    corpus: Corpus, references: Sequence[RecordingRef], current: Manifest | None
+) -> tuple[tuple[RecordingRef, ...], tuple[dict[str, str | None], ...]]:
+    """The recordings of a copy without those of subjects who withdrew, and what there is to say about the rest."""
+    withdrawn = set(current.withdrawn.get(corpus.name, ())) if current else set()
+    gone = [withdrawal_problem(ref.source, ref.subject) for ref in references if ref.subject in withdrawn]
+    kept = tuple(ref for ref in references if ref.subject not in withdrawn)
+    return kept, tuple(asdict(problem) for problem in [*corpus.problems, *gone])
 
 
 def ingest(
@@ -106,7 +139,9 @@ def ingest(
 ) -> Manifest:
     """Brings the store to what the experiment asks for. Ray must be running.
 
-    Corpora of the store's last version that are not asked for stay, so a store grows corpus by corpus.
+    Corpora of the store's last version that are not asked for stay, so a store grows corpus by corpus. Others may
+    ingest into the store at the same time: see `emod.shards.versions`. Where two bring the same corpus, one of them
+    is the newest, whole.
 
     Args:
         experiment: What to ingest and how.
@@ -121,61 +156,160 @@ def ingest(
         RequestError: If the store holds other corpora cleaned with other settings.
     """
     store_url = experiment.addresses.store_url()
-    settings = experiment.signal.model_dump(mode="json")
-    current = newest_manifest(store_url)
-    kept = {} if current is None else {name: e for name, e in current.corpora.items() if name not in experiment.corpora}
-    if current is not None and kept and current.settings != settings:
+    _refuse_mixture(experiment, newest_manifest(store_url))
+    todo = [plan for plan in plans if plan.entry is None]
+    folders = [_staging(store_url, plan) for plan in todo]
+    # What a store cannot do is found out before hours are spent.
+    exclusive = bool(todo) and storage.honours_create(staging_url(store_url))
+    with signs_of_life(folders):
+        made = {plan.corpus: _ingest_corpus(experiment, plan, store_url, on_recording) for plan in todo}
+        if experiment.ingest.strict:
+            # Of an earlier run that was not strict: its parts and its entries are found again, with their problems.
+            for entry in [*(plan.entry for plan in plans if plan.entry), *made.values()]:
+                _refuse_problems(entry)
+
+        def change(current: Manifest | None) -> Manifest | None:
+            _refuse_mixture(experiment, current)
+            corpora, withdrawn = (current.corpora, current.withdrawn) if current else ({}, {})
+            for name, entry in made.items():
+                if gone := entry.subjects & set(withdrawn.get(name, ())):  # since this ingest was planned
+                    if (others := entry_without(store_url, name, entry, gone)) is None:
+                        raise DataError(f"{store_url}: every subject of {name} has withdrawn; nothing was published")
+                    made[name] = others
+            if all(corpora.get(name) == entry for name, entry in made.items()):
+                return None
+            return Manifest(
+                version=1,
+                emod_version=emod.__version__,
+                settings=experiment.signal.model_dump(mode="json"),
+                corpora=dict(sorted({**corpora, **made}.items())),
+                brought=tuple(sorted(made)),
+                withdrawn=withdrawn,
+            )
+
+        manifest = publish_change(store_url, change, exclusive=exclusive)
+    assert manifest is not None, "either there was a version or one was published"
+    if not manifest.corpora.keys() >= made.keys():
         raise RequestError(
-            f"{store_url} holds {', '.join(sorted(kept))} cleaned with other signal settings; "
+            f"{store_url}: an ingest with other signal settings has published at the same moment; run this one again"
+        )
+    with suppress(RequestError):  # all is published; what is left lying about is removed by the next
+        clear_staging(store_url, folders)
+    return manifest
+
+
+def _refuse_mixture(experiment: Experiment, current: Manifest | None) -> None:
+    if current is None or current.settings == experiment.signal.model_dump(mode="json"):
+        return
+    if kept := sorted(current.corpora.keys() - set(experiment.corpora)):
+        raise RequestError(
+            f"{experiment.addresses.store_url()} holds {', '.join(kept)} cleaned with other signal settings; "
             "ingest them together with these or choose another store"
         )
-    entries = {plan.corpus: plan.entry or _ingest_corpus(experiment, plan, store_url, on_recording) for plan in plans}
-    if experiment.ingest.strict:
-        for entry in entries.values():
-            # Of an earlier run that was not strict: its parts and its entries are found again, with their problems.
-            for problem in entry.problems:
-                raise CorpusError(Problem(**problem))  # type: ignore[arg-type]
-    manifest = Manifest(
-        version=1 if current is None else current.version + 1,
-        emod_version=emod.__version__,
-        settings=settings,
-        corpora=dict(sorted({**kept, **entries}.items())),
-    )
-    if current is not None and current.corpora == manifest.corpora:
-        return current
-    publish(store_url, manifest)
-    for plan in plans:
-        storage.remove_folder(_staging(store_url, plan))
-    return manifest
+
+
+def _refuse_problems(entry: CorpusEntry) -> None:
+    for problem in (Problem(**fields) for fields in entry.problems):  # type: ignore[arg-type]
+        if not problem.known:
+            raise CorpusError(problem)
 
 
 def _ingest_corpus(
     experiment: Experiment, plan: IngestPlan, store_url: str, on_recording: Callable[[str], None]
 ) -> CorpusEntry:
-    staging = _staging(store_url, plan)
-    finished = storage.list_files(staging) if storage.exists(staging) else {}
-    todo = [ref for ref in plan.references if _part_name(ref) not in finished]
-    for ref in plan.references:
-        if _part_name(ref) in finished:
-            on_recording(f"{plan.corpus} {ref.key}: finished before")
-    problems = list(plan.problems)
-    for row in _run(todo, _RecordingTask(plan, experiment, staging), experiment.ingest.cpus_per_recording):
-        problems += row["problems"]
-        on_recording(f"{plan.corpus} {row['key']}: {row['n_windows']} windows")
+    """The corpus' entry, all its shards written.
 
-    parts = storage.list_files(staging) if storage.exists(staging) else {}
-    urls = {ref.key: storage.join(staging, _part_name(ref)) for ref in plan.references if _part_name(ref) in parts}
-    summaries = {key: read_part_summary(url) for key, url in urls.items()}
-    problems += [problem for summary in summaries.values() for problem in summary["problems"]]
+    Its parts vanish where an ingest of the very same recordings, running beside this one, has published them: then
+    that one's entry is the answer.
+    """
+    for _ in range(_ROUNDS):
+        try:
+            return _pack_corpus(experiment, plan, store_url, _finish_recordings(experiment, plan, on_recording))
+        except storage.NoSuchObjectError:
+            current = newest_manifest(store_url)
+            if current is not None and plan.is_done_by(entry := current.corpora.get(plan.corpus)):
+                assert entry is not None
+                return entry
+    raise DataError(
+        f"{_staging(store_url, plan)}: finished recordings vanish from it; see what removes them, then run again"
+    )
+
+
+def _finish_recordings(
+    experiment: Experiment, plan: IngestPlan, on_recording: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Key -> what is known of each recording, in recording order, once every one has its part or its reason."""
+    staging = _staging(experiment.addresses.store_url(), plan)
+    found = _read_summaries(plan, staging)
+    for key in found:
+        on_recording(f"{plan.corpus} {key}: finished before")
+    todo = [ref for ref in plan.references if ref.key not in found]
+    failed = {}
+    for row in _run(todo, _RecordingTask(plan, experiment, staging), experiment.ingest.cpus_per_recording):
+        if row["problems"]:
+            failed[row["key"]] = row["problems"]
+        on_recording(f"{plan.corpus} {row['key']}: {row['n_windows']} windows")
+    found = _read_summaries(plan, staging) if todo else found
+    summaries = {}
+    for ref in plan.references:
+        if ref.key in found:
+            summaries[ref.key] = found[ref.key]
+        elif ref.key in failed:
+            summaries[ref.key] = {"n_windows": 0, "problems": failed[ref.key], "cleaning": None, "quality": {}}
+        else:
+            raise storage.NoSuchObjectError(f"{staging}: the part of {ref.key} has vanished; run again")
+    return summaries
+
+
+def _read_summaries(plan: IngestPlan, staging: str) -> dict[str, dict[str, Any]]:
+    """Key -> summary of each part that is there and whole, with its size in bytes."""
+    there = storage.list_files(staging) if storage.exists(staging) else {}
+    names = {ref.key: name for ref in plan.references if (name := _part_name(plan, ref)) in there}
+    with ThreadPoolExecutor(_READS_AT_ONCE) as reads:
+        summaries = reads.map(_read_whole, (storage.join(staging, name) for name in names.values()))
+        return {
+            key: {**summary, "bytes": there[name]}
+            for (key, name), summary in zip(names.items(), summaries, strict=True)
+            if summary is not None
+        }
+
+
+def _read_whole(url: str) -> dict[str, Any] | None:
+    """Summary of a part; None where it is not there, or a crash of the machine has left half of it."""
+    try:
+        return read_part_summary(url)
+    except (storage.NoSuchObjectError, pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        if isinstance(error, RequestError) and not isinstance(error, storage.NoSuchObjectError):
+            raise
+        return None
+
+
+def _pack_corpus(
+    experiment: Experiment, plan: IngestPlan, store_url: str, summaries: dict[str, dict[str, Any]]
+) -> CorpusEntry:
+    problems = [*plan.problems, *(problem for summary in summaries.values() for problem in summary["problems"])]
+    references = {ref.key: ref for ref in plan.references}
     full = [key for key, summary in summaries.items() if summary["n_windows"]]
     if not full:
         first = f"; first problem: {problems[0]['source']}: {problems[0]['message']}" if problems else ""
         raise DataError(f"{plan.root}: corpus {plan.corpus} has no usable trial{first}; nothing was published")
 
-    groups = group_parts([parts[f"{key}.arrow"] for key in full], experiment.ingest.shard_mb * 2**20)
-    jobs = [{"number": number, "parts": [urls[full[index]] for index in group]} for number, group in enumerate(groups)]
+    urls = [storage.join(_staging(store_url, plan), _part_name(plan, references[key])) for key in full]
+    groups = group_parts([summaries[key]["bytes"] for key in full], experiment.ingest.shard_mb * 2**20)
+    jobs = [{"number": number, "parts": [urls[index] for index in group]} for number, group in enumerate(groups)]
     packed = {row["number"]: row["entry"] for row in _run(jobs, _PackTask(store_url, plan.corpus), 1.0)}
     shards = tuple(ShardEntry.model_validate_json(packed[number]) for number in range(len(jobs)))
+    who = {key: {"subject": ref.subject, "session": ref.session} for key, ref in references.items()}
+    findings = {
+        key: {
+            **who[key],
+            "n_windows": summary["n_windows"],
+            "problems": summary["problems"],
+            "cleaning": summary["cleaning"],
+            **summary["quality"],
+        }
+        for key, summary in summaries.items()
+    }
     return CorpusEntry(
         fingerprint=plan.fingerprint,
         simulated=plan.simulated,
@@ -184,10 +318,15 @@ def _ingest_corpus(
         window_s=experiment.signal.window_s,
         n_windows=sum(shard.rows for shard in shards),
         n_recordings=len(full),
-        n_subjects=len({summaries[key]["subject"] for key in full}),
+        n_subjects=len({references[key].subject for key in full}),
         shards=shards,
         problems=tuple(problems),
-        cleaning=_sum_cleaning([summary["cleaning"] for summary in summaries.values()]),
+        cleaning=sum_cleaning(summary["cleaning"] for summary in summaries.values() if summary["cleaning"]),
+        recordings={
+            key: RecordingEntry(**who[key], mark=plan.marks[key], n_windows=summary["n_windows"])
+            for key, summary in summaries.items()
+        },
+        quality=write_findings(store_url, plan.corpus, findings),
     )
 
 
@@ -196,30 +335,58 @@ class _RecordingTask:
 
     def __init__(self, plan: IngestPlan, experiment: Experiment, staging: str) -> None:
         self._corpus = open_corpus(plan.corpus, plan.root)
+        self._plan = plan
         self._strict = experiment.ingest.strict
         self._signal = experiment.signal
         self._staging = staging
 
     def __call__(self, ref: RecordingRef) -> dict[str, Any]:
+        url = storage.join(self._staging, _part_name(self._plan, ref))
+        # By an earlier attempt whose worker died after it, or by an ingest beside this one.
+        if storage.exists(url) and (summary := _read_whole(url)) is not None:
+            return {"key": ref.key, "n_windows": summary["n_windows"], "problems": []}
         try:
-            recording = self._corpus.read(ref)
+            recording = self._read(ref)
         except CorpusError as error:
             if self._strict:
                 raise
             return {"key": ref.key, "n_windows": 0, "problems": [asdict(problem) for problem in error.problems]}
-        if self._strict and recording.problems:
-            raise CorpusError(recording.problems[0])
+        self._refuse(recording.problems)
         made = make_windows(recording, self._corpus.catalog, self._signal)
-        if self._strict and made.problems:
-            raise CorpusError(made.problems[0])
+        self._refuse(made.problems)
         summary = {
             "subject": ref.subject,
             "n_windows": len(made.rows),
             "problems": [asdict(problem) for problem in made.problems],
             "cleaning": made.cleaning,
+            "quality": made.quality,
         }
-        write_part(storage.join(self._staging, _part_name(ref)), made.windows, made.rows, summary)
+        write_part(url, made.windows, made.rows, summary)
         return {"key": ref.key, "n_windows": len(made.rows), "problems": []}
+
+    def _read(self, ref: RecordingRef) -> Recording:
+        """The recording. An object that is gone, or that kills whoever reads it, is a problem of this recording only.
+
+        Raises:
+            CorpusError: If nothing of it can be used.
+            RequestError: If the store fails; the message has no URL that may hold a name.
+        """
+        if (attempt := _attempt()) >= _MOST_ATTEMPTS:
+            message = f"{attempt} workers died over it; check the object and the memory of the nodes"
+            raise CorpusError(ref.problem("unreadable", message))
+        try:
+            return self._corpus.read(ref)
+        except storage.NoSuchObjectError:
+            message = "the object, or a table that belongs to it, is not there; copy it again"
+        except (RequestError, DataError) as error:
+            if isinstance(error, CorpusError) or not ref.objects:
+                raise
+            raise type(error)(_without_names(str(error), ref)) from None
+        raise CorpusError(ref.problem("unreadable", message))
+
+    def _refuse(self, problems: Sequence[Problem]) -> None:
+        if self._strict and (wrong := [problem for problem in problems if not problem.known]):
+            raise CorpusError(wrong[0])
 
 
 class _PackTask:
@@ -234,68 +401,51 @@ class _PackTask:
         return {"number": job["number"], "entry": entry.model_dump_json()}
 
 
+_ERRORS: dict[str, type[RequestError | DataError]] = {
+    kind.__name__: kind for kind in (storage.NoSuchObjectError, RequestError, DataError)
+}
+
+
 def _run(items: Sequence[Any], task: Callable[[Any], dict[str, Any]], num_cpus: float) -> Iterator[dict[str, Any]]:
     """Runs a task for each item on Ray Data and yields what comes back, in the order of finishing.
 
-    A request or data error inside a task stops the run with its own one-line message, not with a worker's traceback.
+    A request or data error inside a task stops the run with its own one-line message, not with a worker's traceback,
+    and is not tried again: it travels as a row. What Ray does try again is a task whose worker or node has died.
     """
     if not items:
         return
 
     def guarded(row: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"result": json.dumps(task(items[row["item"]])), "error": "", "exit_code": 0}
+            return {"result": json.dumps(task(items[row["item"]])), "kind": "", "message": ""}
         except (RequestError, DataError) as error:
-            return {"result": "", "error": str(error), "exit_code": error.exit_code}
+            kind = next(name for name, known in _ERRORS.items() if isinstance(error, known))
+            return {"result": "", "kind": kind, "message": str(error)}
 
     rows = ray.data.from_items([{"item": i} for i in range(len(items))], override_num_blocks=len(items))
     for row in rows.map(guarded, num_cpus=num_cpus).iter_rows():
-        if row["error"]:
-            raise (RequestError if row["exit_code"] == RequestError.exit_code else DataError)(row["error"])
+        if row["kind"]:
+            raise _ERRORS[row["kind"]](row["message"])
         yield json.loads(row["result"])
 
 
+def _attempt() -> int:
+    """How often this very task has been started before: each time its worker or node died."""
+    worker = ray._private.worker.global_worker
+    return int(worker.core_worker.get_current_task_attempt_number()) if worker.connected else 0
+
+
 def _staging(store_url: str, plan: IngestPlan) -> str:
-    return storage.join(store_url, "staging", f"{plan.corpus}-{plan.fingerprint[:16]}")
+    return staging_url(store_url, f"{plan.corpus}-{plan.treatment[:16]}")
 
 
-def _part_name(ref: RecordingRef) -> str:
-    return f"{ref.key}.arrow"
+def _part_name(plan: IngestPlan, ref: RecordingRef) -> str:
+    return f"{ref.key}-{plan.marks[ref.key]}.arrow"
 
 
-def _sum_cleaning(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stages run, components removed by kind, and notes, with the number of recordings each applies to."""
-    return {
-        "stages": dict(Counter(stage for report in reports for stage in report["stages"])),
-        "removed": dict(sum((Counter(report["removed"]) for report in reports), Counter())),
-        "notes": dict(Counter(note for report in reports for note in report["notes"])),
-    }
-
-
-def _fingerprint(corpus: Corpus, references: Sequence[RecordingRef], experiment: Experiment) -> str:
-    content = {
-        "recordings": [(ref.key, storage.stamp(ref.source)) for ref in references],
-        "tables": [(path, storage.stamp(storage.join(corpus.root, path))) for path in _small_files(corpus.root)],
-        "catalog": fingerprint(corpus.catalog),
-        "words": [word.model_dump() for word in load_emotion_words() if word.corpus == corpus.name],
-        "signal": fingerprint(experiment.signal),
-        "shard_mb": experiment.ingest.shard_mb,
-        "code": _code_hash(),
-        "libraries": {name: importlib.metadata.version(name) for name in ("mne", "numpy", "python-picard", "scipy")},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _small_files(root: str) -> list[str]:
-    """Label tables, markers and the like: whatever may change a label and is no recording."""
-    return [path for path, size in storage.list_files(root).items() if size < _TABLE_BYTES]
-
-
-def _code_hash() -> str:
-    package = Path(emod.__file__).parent
-    digest = hashlib.sha256()
-    rooms = sorted(path for room in _CODE for path in (package / room).rglob("*.py"))
-    # The one catalog that computes: where the filter's edges lie at a rate.
-    for path in [*rooms, package / "catalog" / "signal.py"]:
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+def _without_names(message: str, ref: RecordingRef) -> str:
+    """A store's message about objects whose names nobody may see."""
+    for url in ref.objects:
+        for name in (storage.redact(url), url.partition("://")[2] or url, url.rpartition("/")[2]):
+            message = message.replace(name, ref.source)
+    return message

@@ -1,19 +1,26 @@
-"""The sharded tensor store: format, writer, reader, manifest."""
+"""The sharded tensor store: format, writer, reader, manifest and its versions."""
 
-from emod.shards.format import METADATA, CorpusEntry, Manifest, ShardEntry
-from emod.shards.store import ShardStore, newest_manifest
-from emod.shards.writer import group_parts, pack_shard, publish, read_part_summary, write_part
+from emod.shards.format import METADATA, CorpusEntry, Manifest, RecordingEntry, ShardEntry
+from emod.shards.store import ShardStore, cached_copy
+from emod.shards.versions import list_manifests, newest_manifest, publish, publish_change, read_manifest
+from emod.shards.writer import drop_subjects, group_parts, pack_shard, read_part_summary, write_part
 
 __all__ = [
     "METADATA",
     "CorpusEntry",
     "Manifest",
+    "RecordingEntry",
     "ShardEntry",
     "ShardStore",
+    "cached_copy",
+    "drop_subjects",
     "group_parts",
+    "list_manifests",
     "newest_manifest",
     "pack_shard",
     "publish",
+    "publish_change",
+    "read_manifest",
     "read_part_summary",
     "write_part",
 ]

@@ -2,9 +2,12 @@
 
 A store is a folder:
 
-    manifest-000001-<hash>.json          one per version, written last; the newest is the store
-    shards/<corpus>/<name>-<hash>.arrow  Arrow IPC, one row per window: window_id, window (float16, C x T)
-    shards/<corpus>/<name>-<hash>.parquet  its metadata columns, row for row
+    manifest-000001.json                   one per version, written last; the newest is the store
+    manifest-000001-<hash>.json            the same where the store cannot keep two from taking one name
+    shards/<corpus>/<number>-<hash>.arrow    Arrow IPC, one row per window: window_id, window (float16, C x T)
+    shards/<corpus>/<number>-<hash>.parquet  its metadata columns, row for row
+    quality/<corpus>-<hash>.json           what was found in each recording
+    staging/                               finished recordings of ingests that have not published
 
 Tensors use Arrow's own fixed-shape type, so any Arrow reader opens them without this project. Files are immutable and
 named by their content. Nothing here touches a disk.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +26,14 @@ import pyarrow as pa
 from pydantic import Field
 
 from emod.catalog.strict import Strict
+from emod.errors import RequestError
 
 __all__ = [
     "METADATA",
     "TENSOR",
     "CorpusEntry",
     "Manifest",
+    "RecordingEntry",
     "ShardEntry",
     "tensor_array",
     "window_schema",
@@ -52,6 +58,10 @@ METADATA = pa.schema(
         pa.field("label_kind", pa.string(), nullable=False),  # which of the two was measured: rating or emotion
         pa.field("va_region", pa.int64(), nullable=False),  # 0..8
         pa.field("scale_uv", pa.float64(), nullable=False),  # microvolt by which the tensor was divided
+        pa.field("peak_uv", pa.float64(), nullable=False),  # largest magnitude after cleaning
+        pa.field("clipped_share", pa.float64(), nullable=False),  # of its values, where the tensor is clipped
+        pa.field("saturated_share", pa.float64(), nullable=False),  # of its samples as stored, at the recorder's rail
+        pa.field("n_interpolated", pa.int64(), nullable=False),  # electrodes replaced by what the others predict
         pa.field("source", pa.string(), nullable=False),  # object the window came from
     ]
 )
@@ -68,10 +78,19 @@ class ShardEntry(Strict):
     tensors_bytes: int
 
 
+class RecordingEntry(Strict):
+    """One recording as the manifest knows it."""
+
+    subject: str
+    session: str
+    mark: str = Field(description="of its objects and of all that turns them into windows")
+    n_windows: int = Field(ge=0, description="0 where nothing of it could be used")
+
+
 class CorpusEntry(Strict):
     """One corpus of a store version."""
 
-    fingerprint: str = Field(description="of the recordings, the settings and the code that made the windows")
+    fingerprint: str = Field(description="of the settings, the tables and the code that made the windows")
     simulated: bool
     channels: tuple[str, ...]
     sfreq_hz: float
@@ -80,8 +99,17 @@ class CorpusEntry(Strict):
     n_recordings: int
     n_subjects: int
     shards: tuple[ShardEntry, ...]
-    problems: tuple[dict[str, str | None], ...] = Field(description="what was skipped and why")
+    problems: tuple[dict[str, str | None], ...] = Field(description="what was skipped and why, in recording order")
     cleaning: dict[str, Any] = Field(description="what the stages did, summed over recordings")
+    recordings: dict[str, RecordingEntry] = Field(
+        default_factory=dict, description="by key, in row order; with those of which nothing could be used"
+    )
+    quality: str | None = Field(default=None, description="path of what was found in each recording")
+
+    @property
+    def subjects(self) -> frozenset[str]:
+        """Subjects with a recording here, usable or not."""
+        return frozenset(recording.subject for recording in self.recordings.values())
 
 
 class Manifest(Strict):
@@ -92,23 +120,48 @@ class Manifest(Strict):
     emod_version: str
     settings: dict[str, Any] = Field(description="the signal settings every corpus went through")
     corpora: dict[str, CorpusEntry]
+    parents: tuple[str, ...] = Field(default=(), description="names of the manifests this one was made from")
+    brought: tuple[str, ...] = Field(default=(), description="corpora that this version changed")
+    withdrawn: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="corpus -> subjects who withdrew their consent, sorted; never ingested again"
+    )
 
     def encode(self) -> bytes:
         """The manifest's bytes."""
         return self.model_dump_json(indent=1).encode()
 
-    def file_name(self) -> str:
-        """Name by version and content: two different manifests never share a name."""
+    def file_name(self, *, exclusive: bool = False) -> str:
+        """Where the manifest lies in its store.
+
+        Args:
+            exclusive: By version only, for stores where one name can be taken once. Else by version and content: two
+                different manifests never share a name.
+        """
+        if exclusive:
+            return f"manifest-{self.version:06d}.json"
         return f"manifest-{self.version:06d}-{hashlib.sha256(self.encode()).hexdigest()[:16]}.json"
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what the windows are, hex: the lineage of everything learned from them.
+        """`hash_of` all its corpora."""
+        return self.hash_of(self.corpora)
 
-        It covers the shards' checksums and nothing that differs between two equal ingests.
+    def hash_of(self, corpora: Iterable[str]) -> str:
+        """SHA-256 of what the windows of these corpora are, hex: the lineage of everything learned from them.
+
+        It covers the shards' checksums and nothing that differs between two equal ingests, nor what other corpora the
+        store holds or comes to hold.
+
+        Raises:
+            RequestError: If this version lacks one of them.
         """
+        names = sorted(corpora)
+        if absent := [name for name in names if name not in self.corpora]:
+            held = ", ".join(sorted(self.corpora))
+            raise RequestError(f"corpus {absent[0]!r} is not in version {self.version} of the store; it holds {held}")
         content = {
-            name: [(s.tensors_sha256, s.metadata_sha256) for s in entry.shards] for name, entry in self.corpora.items()
+            name: [(shard.tensors_sha256, shard.metadata_sha256) for shard in self.corpora[name].shards]
+            for name in names
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,37 +21,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import ValidationError
 
 from emod import storage
 from emod.errors import DataError, RequestError
 from emod.shards.format import METADATA, TENSOR, CorpusEntry, Manifest, ShardEntry
+from emod.shards.versions import newest_manifest
 
-__all__ = ["ShardStore", "newest_manifest"]
-
-_MANIFEST = re.compile(r"manifest-(\d{6})-[0-9a-f]{16}\.json")
-_MANIFEST_BYTES = 256 * 2**20
+__all__ = ["ShardStore", "cached_copy"]
 
 
-def newest_manifest(url: str) -> Manifest | None:
-    """The newest complete version of a store, or None where there is none yet.
+def cached_copy(path: str, sha256: str) -> Path:
+    """Where this machine keeps its copy of a remote store's file, if it has one."""
+    return _copy_in(_default_cache(), path, sha256)
 
-    Two manifests of one version (two ingests at once) are told apart by name, so every reader picks the same.
-    """
-    if not storage.exists(url):
-        return None
-    names = sorted((m[1], name) for name in storage.list_files(url) if (m := _MANIFEST.fullmatch(name)))
-    if not names:
-        return None
-    source = storage.join(url, names[-1][1])
-    try:
-        return Manifest.model_validate_json(storage.read_bytes(source, at_most=_MANIFEST_BYTES))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = ": ".join(part for part in (where, first["msg"]) if part)
-        cure = "restore it, or remove it to return to the version before"
-        raise DataError(f"{storage.redact(source)}: not a manifest ({what}); {cure}") from None
+
+def _default_cache() -> Path:
+    default = os.path.join(tempfile.gettempdir(), f"emod-cache-{os.getuid()}")
+    return Path(os.environ.get("EMOD_CACHE") or default)
+
+
+def _copy_in(cache: Path, path: str, sha256: str) -> Path:
+    return cache / f"{sha256}{Path(path).suffix}"
 
 
 class ShardStore:
@@ -68,8 +57,7 @@ class ShardStore:
     def __init__(self, url: str, manifest: Manifest, *, cache: str | None = None) -> None:
         self.url = url
         self.manifest = manifest
-        default = os.path.join(tempfile.gettempdir(), f"emod-cache-{os.getuid()}")
-        self._cache = Path(cache or os.environ.get("EMOD_CACHE") or default)
+        self._cache = Path(cache) if cache else _default_cache()
         self._readers: dict[str, _CorpusReader] = {}
 
     @classmethod
@@ -152,7 +140,20 @@ class ShardStore:
                 rows += shard.rows
             if rows != entry.n_windows:
                 found.append(f"{corpus}: shards hold {rows} windows where the manifest says {entry.n_windows}")
+            if entry.quality is not None:
+                found += [f"{corpus}: {problem}" for problem in self._verify_quality(entry.quality)]
         return found
+
+    def _verify_quality(self, path: str) -> list[str]:
+        """The name holds the checksum."""
+        try:
+            with storage.open_binary(storage.join(self.url, path)) as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()[:16]  # type: ignore[arg-type]
+        except RequestError as error:
+            return [f"{path}: missing ({error})"]
+        if Path(path).stem.endswith(f"-{found}"):
+            return []
+        return [f"{path}: checksum {found} where its name says another"]
 
     def _verify_shard(self, shard: ShardEntry) -> list[str]:
         tables = []
@@ -235,7 +236,7 @@ class _CorpusReader:
     def _local(self, path: str, sha256: str) -> str:
         """A local path of a store's file: its own where the store is local, a checked copy elsewhere."""
         url = storage.join(self._url, path)
-        cached = self._cache / f"{sha256}{Path(path).suffix}"
+        cached = _copy_in(self._cache, path, sha256)
         local = Path(url.removeprefix("file://")) if storage.is_local(url) else cached
         if local.is_file():
             return str(local)

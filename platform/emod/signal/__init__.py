@@ -1,6 +1,7 @@
-"""One recording in, clean windows out: electrode names, filter, ICA, reference, windows.
+"""One recording in, clean windows out: electrode names, quality, filter, ICA, reference, windows.
 
-Importing this room loads neither MNE nor torch: ``emod.signal.clean`` and ``emod.signal.serving`` are imported by name.
+Importing this room loads neither MNE nor torch: ``emod.signal.clean``, ``emod.signal.quality`` and
+``emod.signal.serving`` are imported by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A recording of one session, cleaned as a whole: band-pass, average reference, ICA.
+"""A recording of one session, cleaned as a whole: band-pass, bad electrodes, average reference, ICA.
 
 Filters act on each piece that is continuous in time; ICA is fitted once, on all pieces together. Trials are cut
-afterwards, by the caller. Bad electrodes are not searched for and nothing is interpolated.
+afterwards, by the caller. Bad electrodes are not searched for here: what to interpolate is a `Repair` of
+``emod.signal.quality``.
 
 Shapes: C electrodes, T samples of the recording, T' samples after resampling.
 """
@@ -21,11 +22,13 @@ import numpy.typing as npt
 
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.signal.montage import canonical_names, positions
+from emod.signal.quality import HEAD_RADIUS_M, Repair, spline_weights
 
 __all__ = ["STAGES", "Cleaned", "CleaningReport", "RemovedComponent", "clean_recording"]
 
 STAGES = frozenset({"band_pass", "ocular", "muscle", "average_reference"})
 Artefact = Literal["ocular", "muscle"]
+Span = tuple[int, int]
 
 # ICA of n signals wants some 20 n^2 samples (Onton and Makeig 2006) and electrodes enough to unmix.
 SAMPLES_PER_SQUARED_SIGNAL = 20
@@ -34,7 +37,6 @@ MOST_ITERATIONS = 500
 # mne's find_bads_muscle sums its focus and smoothness terms over electrodes and pairs of them, with constants chosen on
 # caps of 64. On small caps both terms say "muscle" to everything, so there only its spectral slope is used.
 FEWEST_ELECTRODES_FOR_TOPOGRAPHY = 48
-HEAD_RADIUS_M = 0.095
 CHUNK_S = 60.0
 SAMPLES_FILTERED_AT_ONCE = 2**22
 
@@ -57,7 +59,7 @@ class CleaningReport:
     """What was done to a recording."""
 
     stages: tuple[str, ...]
-    """Applied, in order: band_pass or high_pass, resample, average_reference, ica."""
+    """Applied, in order: band_pass or high_pass, resample, interpolate, average_reference, ica."""
     n_components: int | None
     """Components fitted, or None without ICA."""
     removed: tuple[RemovedComponent, ...]
@@ -84,12 +86,7 @@ class Cleaned:
         Raises:
             ValueError: If no single piece holds the span.
         """
-        for (old_start, old_stop), (new_start, new_stop) in zip(self.pieces_before, self.pieces, strict=True):
-            if old_start <= start <= stop <= old_stop:
-                ratio = self.sfreq_hz / self.sfreq_before_hz
-                first, last = (min(new_start + round((at - old_start) * ratio), new_stop) for at in (start, stop))
-                return first, last
-        raise ValueError(f"span {start}..{stop} is not inside one piece of {list(self.pieces_before)}")
+        return _locate(start, stop, self.pieces_before, self.pieces, self.sfreq_hz / self.sfreq_before_hz)
 
 
 def clean_recording(
@@ -101,15 +98,17 @@ def clean_recording(
     *,
     stages_done: Collection[str] = frozenset(),
     resample_hz: float | None = None,
+    repair: Repair | None = None,
 ) -> Cleaned:
-    """Band-pass, resample, re-reference and remove ocular and muscle components of one recording.
+    """Band-pass, resample, repair, re-reference and remove ocular and muscle components of one recording.
 
     Each piece loses its mean per electrode and is filtered by itself (zero-phase FIR, Hamming window, edges mirrored as
     in mne.filter.filter_data), so nothing leaks from piece to piece. Where the Nyquist frequency does not reach the end
-    of the upper transition, the filter is a high-pass. Then comes the average over all electrodes given; ICA is fitted
-    on a decimated copy high-passed at 1 Hz and applied to this signal, which stays average-referenced, since every
-    component is. ``eeg_uv`` is not modified; beyond it the filtered recording is held once, and while ICA runs some
-    four times the size of its decimated copy.
+    of the upper transition, the filter is a high-pass. Bad electrodes are interpolated before the average over all
+    electrodes given, which one of them would spoil; ICA is fitted on a decimated copy high-passed at 1 Hz, without
+    rejected stretches, and applied to this signal, which stays average-referenced, since every component is.
+    ``eeg_uv`` is not modified; beyond it the filtered recording is held once, and while ICA runs some four times the
+    size of its decimated copy.
 
     Args:
         eeg_uv: (C, T), microvolt.
@@ -121,6 +120,7 @@ def clean_recording(
             searched for again. The filter and the reference are repeated, whatever was done: owners' bands differ from
             ours, and a second average reference changes nothing.
         resample_hz: The rate wanted, or None to keep the rate.
+        repair: What to interpolate and to leave out of the fit; None: nothing. It must not be hopeless.
 
     Returns:
         The cleaned signal, its pieces and a report.
@@ -167,6 +167,15 @@ def clean_recording(
                 part_uv = mne.filter.resample(part_uv, up=new_hz, down=sfreq_hz, verbose="error")
             cleaned_uv[rows, new_start:new_stop] = part_uv
 
+    fit_spans = new_spans
+    n_interpolated = 0
+    if repair is not None:
+        assert repair.hopeless is None
+        fit_spans = _repair(cleaned_uv, repair, names, spans, new_spans, new_hz / sfreq_hz)
+        n_interpolated = int(repair.interpolated.all(axis=1).sum())
+        if repair.interpolated.any():
+            stages.append("interpolate")
+
     if settings.reference == "average":
         cleaned_uv -= cleaned_uv.mean(axis=0)
         stages.append("average_reference")
@@ -175,7 +184,9 @@ def clean_recording(
     removed: tuple[RemovedComponent, ...] = ()
     kinds = _kinds_sought(settings.ica, stages_done)
     if kinds:
-        n_components, removed, ica_notes = _remove_artefacts(cleaned_uv, new_spans, names, new_hz, settings.ica, kinds)
+        n_components, removed, ica_notes = _remove_artefacts(
+            cleaned_uv, fit_spans, names, new_hz, settings.ica, kinds, rank=len(names) - 1 - n_interpolated
+        )
         notes.extend(ica_notes)
         if n_components is not None:
             stages.append("ica")
@@ -190,6 +201,44 @@ def clean_recording(
         pieces_before=spans,
         sfreq_before_hz=float(sfreq_hz),
     )
+
+
+def _locate(start: int, stop: int, before: Sequence[Span], after: Sequence[Span], ratio: float) -> Span:
+    for (old_start, old_stop), (new_start, new_stop) in zip(before, after, strict=True):
+        if old_start <= start <= stop <= old_stop:
+            first, last = (min(new_start + round((at - old_start) * ratio), new_stop) for at in (start, stop))
+            return first, last
+    raise ValueError(f"span {start}..{stop} is not inside one piece of {list(before)}")
+
+
+def _repair(
+    eeg_uv: npt.NDArray[np.float64],
+    repair: Repair,
+    names: tuple[str, ...],
+    before: tuple[Span, ...],
+    after: tuple[Span, ...],
+    ratio: float,
+) -> tuple[Span, ...]:
+    """Interpolate electrodes in place; returns what is left for a fit when rejected stretches are taken out."""
+    good: list[Span] = []
+    ends = {stop for _, stop in after}
+    for stretch in repair.stretches:
+        start, stop = _locate(stretch.start, stretch.stop, before, after, ratio)
+        if stretch.interpolated:
+            bad = list(stretch.interpolated)
+            others = [row for row in range(len(names)) if row not in stretch.interpolated]
+            weights = spline_weights(tuple(names[row] for row in others), tuple(names[row] for row in bad))
+            chunk = max(1, SAMPLES_FILTERED_AT_ONCE // len(names))
+            for first in range(start, stop, chunk):
+                part = slice(first, min(first + chunk, stop))
+                eeg_uv[bad, part] = weights @ eeg_uv[others, part]
+        if stretch.rejected or start == stop:
+            continue
+        if good and good[-1][1] == start and start not in ends:
+            good[-1] = (good[-1][0], stop)
+        else:
+            good.append((start, stop))
+    return tuple(good)
 
 
 def _check(
@@ -234,17 +283,19 @@ def _remove_artefacts(
     sfreq_hz: float,
     settings: IcaSettings,
     kinds: tuple[Artefact, ...],
+    rank: int,
 ) -> tuple[int | None, tuple[RemovedComponent, ...], list[str]]:
-    """Fit ICA once and take the components found out of ``eeg_uv``, in place."""
+    """Fit ICA once, on ``spans``, and take the components found out of the whole of ``eeg_uv``, in place."""
     if len(names) < FEWEST_ELECTRODES:
         return None, (), [f"ICA skipped: {len(names)} electrodes, fewer than {FEWEST_ELECTRODES}"]
     step = max(1, math.floor(sfreq_hz / settings.fit_hz))
     fit_hz = sfreq_hz / step
-    n_components = None if settings.n_components is None else min(settings.n_components, len(names) - 1)
+    n_components = None if settings.n_components is None else min(settings.n_components, rank)
     # A fixed number of components unmixes that many principal components, whatever the number of electrodes.
     n_needed = SAMPLES_PER_SQUARED_SIGNAL * (n_components or len(names)) ** 2
-    if eeg_uv.shape[1] // step < n_needed:
-        return None, (), [f"ICA skipped: {eeg_uv.shape[1] // step} samples, {n_needed} needed at {fit_hz:g} Hz"]
+    n_samples = sum(stop - start for start, stop in spans) // step
+    if n_samples < n_needed:
+        return None, (), [f"ICA skipped: {n_samples} samples, {n_needed} needed at {fit_hz:g} Hz"]
 
     raw = _fit_copy(eeg_uv, spans, names, sfreq_hz, step, settings.high_pass_hz)
     ica = mne.preprocessing.ICA(

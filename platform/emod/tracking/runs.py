@@ -34,6 +34,9 @@ __all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experime
 
 RUN_NAME_TAG = "emod.run_name"
 
+# Tags that name the windows a run learned from, and the corpora they belong to: its own, and its backbone's.
+LINEAGE_TAGS = (("emod.manifest", "emod.corpora"), ("emod.backbone_manifest", "emod.backbone_corpora"))
+
 # Where a run computes, not what: these may change when it is resumed, and MLflow's params may not.
 RESOURCE_FIELDS = frozenset(
     {

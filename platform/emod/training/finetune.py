@@ -76,7 +76,7 @@ def claim_finetuning(
         "seed": experiment.seed,
         "finetune": fingerprint(settings, exclude=RESOURCE_FIELDS),
         "backbone": _digest(pretrained.model),
-        "manifest": store.manifest.hash,
+        "manifest": store.manifest.hash_of([settings.corpus]),
     }
     claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
     return target, split

@@ -107,7 +107,7 @@ def claim_pretraining(experiment: Experiment, store: ShardStore) -> dict[str, fr
         "model": fingerprint(experiment.model),
         "pretrain": fingerprint(experiment.pretrain, exclude=RESOURCE_FIELDS),
         "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
-        "manifest": store.manifest.hash,
+        "manifest": store.manifest.hash_of(experiment.corpora),
     }
     claim_run(experiment.addresses.runs_url(), experiment.pretrain.run_name, claim, room="pretrain")
     return held_out
@@ -151,7 +151,8 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
         for name in experiment.corpora
     }
-    pretrained = Pretrained(model.eval(), seen, store.manifest.hash, store.is_simulated(experiment.corpora))
+    lineage = store.manifest.hash_of(experiment.corpora)
+    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora))
     _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
     return pretrained
 

@@ -1,0 +1,757 @@
+"""The report of an ingest: one HTML file for people who know EEG, beside the store it tells about.
+
+It needs nothing from elsewhere, no script, and prints. It shows what the ingest recorded (manifest, metadata,
+findings) and what owners publish (catalogs); no recording is opened. The page is built as a tree, so whatever a name of
+an object holds is text.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from emod import storage
+from emod.affect import N_REGIONS
+from emod.catalog import CorpusCatalog, SignalSettings, load_corpus
+from emod.errors import RequestError
+from emod.evaluation import quality_pictures as pictures
+from emod.ingest.findings import read_findings
+from emod.shards import CorpusEntry, Manifest, ShardStore
+
+__all__ = ["MEANING_OF_CODE", "render_report", "report_path", "report_url", "write_report"]
+
+# Code of a problem -> what it means, and what to do about it.
+MEANING_OF_CODE: dict[str, tuple[str, str]] = {
+    "unreadable": ("The object is damaged or not what its name says; nothing of it was used.", "Copy it again."),
+    "missing": ("Something that the owner publishes is not in this copy.", "Copy it, or leave it: the rest is used."),
+    "dtype": ("A variable holds something other than numbers; it was not used.", "Copy the owner's object again."),
+    "shape": (
+        "The number of electrodes, samples or trials is not the published one; it was not used, since rows could be "
+        "mistaken for each other.",
+        "Copy the owner's object again, or check which release it is from.",
+    ),
+    "label": ("A rating or emotion word is missing or off its scale; the trial was not used.", "Correct the table."),
+    "label_disagreement": (
+        "Two sources of the same label disagree; the one that ships with the recordings was used.",
+        "Find out which of the two is right.",
+    ),
+    "label_table": (
+        "A table of labels is missing, damaged or incomplete; where there is one, the published table was used.",
+        "Copy the table again.",
+    ),
+    "not_finite": ("Samples are missing (NaN or infinite); the trial was not used.", "Copy the owner's object again."),
+    "flat": (
+        "Electrodes without any signal. Trials in which only some are flat are kept, and the quality settings decide; "
+        "a trial or window without any signal is not used.",
+        "Look at the electrodes named; nothing needs doing where they were interpolated.",
+    ),
+    "unexpected_object": ("An object that belongs to no recording; it was passed over.", "Remove it or ignore this."),
+    "duplicate": ("Something is there twice; one was used.", "Remove the copy."),
+    "length": ("A trial is shorter or longer than published; it was kept.", "Check which release the copy is from."),
+    "layout": (
+        "The copy follows one of several layouts between which no public source decides; it was read so.",
+        "Nothing, unless you know better.",
+    ),
+    "left_out": ("Known to its owner as unusable; left out on purpose.", "Nothing."),
+    "short": ("A trial is shorter than one window.", "Lower signal.window_s to use it."),
+    "bad_electrodes": (
+        "More electrodes were flat or noisy at a time than can be interpolated; the windows, or the whole recording, "
+        "were rejected.",
+        "Look at the cap; raise signal.quality.most_interpolated to use them all the same.",
+    ),
+    "saturated": (
+        "Samples stand at the recorder's rail: the true voltage is not known there. The windows were rejected.",
+        "Record with less gain, or set signal.quality.saturated to keep.",
+    ),
+    "gross": (
+        "Voltages after cleaning that no brain makes: movement or a loose electrode. The windows were rejected.",
+        "Look at the trial; raise signal.quality.peak_uv or set signal.quality.gross to keep to use it.",
+    ),
+    "clipped": (
+        "Too much of a window lies beyond the range in which windows are stored. The windows were rejected.",
+        "Look at the trial, or set signal.quality.clipped to keep.",
+    ),
+    "line_noise": (
+        "Mains stands out more than allowed; the recording was rejected.",
+        "Set signal.quality.line_noise to keep: the band-pass removes mains.",
+    ),
+}
+_UNKNOWN_CODE = ("No explanation is known for this code.", "See the message.")
+
+_KNOWN = "left_out"
+_MOST_ITEMS = 200
+_MOST_REASONS = 4
+_STAGES = {
+    "band_pass": "band-pass filter",
+    "high_pass": "high-pass filter",
+    "resample": "resampling",
+    "interpolate": "interpolation of bad electrodes",
+    "average_reference": "average reference",
+    "ica": "independent component analysis",
+}
+_LIGHTS: dict[str, tuple[str, str]] = {
+    "good": ("✔ good", "nothing to report"),
+    "look": ("◐ look", "used, with something to look at"),
+    "unused": ("✖ not used", "no window of it is in the store"),
+}
+
+Light = Literal["good", "look", "unused"]
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """All that is told of one corpus."""
+
+    name: str
+    entry: CorpusEntry
+    catalog: CorpusCatalog | None
+    metadata: pa.Table
+    findings: dict[str, dict[str, Any]]
+    settings: SignalSettings
+
+    def light(self, finding: Mapping[str, Any]) -> tuple[Light, list[str]]:
+        """One recording's traffic light, and what stands behind it."""
+        reasons = []
+        electrodes = finding.get("electrodes") or {}
+        if named := electrodes.get("interpolated"):
+            reasons.append("interpolated: " + _shares(named))
+        left = {
+            name: share
+            for what in ("flat", "noisy")
+            for name, share in (electrodes.get(what) or {}).items()
+            if name not in (electrodes.get("interpolated") or {})
+        }
+        if left:
+            reasons.append("flat or noisy, not repaired: " + _shares(left))
+        windows = finding.get("windows") or {}
+        for code, count in (windows.get("rejected") or {}).items():
+            reasons.append(f"{count:,} windows rejected ({code})")
+        line = finding.get("line_noise_db")
+        if line and line["before"] > self.settings.quality.line_noise_db:
+            reasons.append(f"mains {line['before']:+.0f} dB before cleaning")
+        told = Counter(problem["code"] for problem in finding.get("problems", []) if problem["code"] != _KNOWN)
+        for code, count in told.items():
+            if code not in (windows.get("rejected") or {}):
+                reasons.append(f"{count} × {code}")
+        if not finding["n_windows"]:
+            return "unused", reasons
+        return ("look" if reasons else "good"), reasons
+
+
+def report_path(manifest: Manifest) -> str:
+    """Where the report of a version lies in its store: one name for each content of a manifest."""
+    mark = manifest.file_name().rpartition("-")[2].partition(".")[0][:8]
+    return f"reports/ingest-{manifest.version:06d}-{mark}.html"
+
+
+def report_url(store: ShardStore) -> str:
+    """Address of the report of this version."""
+    return storage.join(store.url, report_path(store.manifest))
+
+
+def write_report(store: ShardStore) -> str:
+    """Writes the report of this version, unless it is there, and returns its URL."""
+    url = report_url(store)
+    if not storage.exists(url):
+        storage.write_bytes(url, render_report(store).encode())
+    return url
+
+
+def render_report(store: ShardStore) -> str:
+    """The report as one HTML document. Equal stores give equal documents."""
+    manifest = store.manifest
+    settings = SignalSettings.model_validate(manifest.settings)
+    corpora = []
+    for name in store.corpora:
+        entry = manifest.corpora[name]
+        try:
+            catalog = load_corpus(name)
+        except RequestError:
+            catalog = None  # a laboratory's own, whose catalog is not on this machine
+        findings = {} if entry.quality is None else read_findings(store.url, entry.quality)
+        corpora.append(_Corpus(name, entry, catalog, store.metadata(name), findings, settings))
+    simulated = [corpus.name for corpus in corpora if corpus.entry.simulated]
+
+    html = ET.Element("html", {"lang": "en"})
+    head = _add(html, "head")
+    _add(head, "meta", charset="utf-8")
+    _add(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
+    _add(head, "title", f"{'SIMULATED: ' if simulated else ''}Ingest report, version {manifest.version}")
+    _add(head, "style", _STYLE)
+    body = _add(html, "body")
+    header = _add(body, "header")
+    _add(header, "p", "EMOD platform", cls="kicker")
+    _add(header, "h1", "Ingest report")
+    _add(
+        header,
+        "p",
+        f"Version {manifest.version} of {storage.redact(store.url)}, written by emod {manifest.emod_version}. "
+        f"{_count(sum(corpus.entry.n_windows for corpus in corpora), 'window')} from "
+        f"{_count(len(corpora), 'corpus', 'corpora')}.",
+        cls="lead",
+    )
+    if simulated:
+        banner = _add(header, "div", cls="simulated", role="note")
+        _add(banner, "strong", "SIMULATED RECORDINGS")
+        which = "All corpora here are" if len(simulated) == len(corpora) else f"{', '.join(simulated)}:"
+        _add(banner, "span", f"{which} simulated. Nothing on this page about them says anything about people.")
+    main = _add(body, "main")
+    _add_overview(main, corpora)
+    _add_settings(main, settings)
+    for corpus in corpora:
+        _add_corpus(main, corpus)
+    _add_glossary(main, settings)
+    return "<!DOCTYPE html>\n" + ET.tostring(html, encoding="unicode", method="html") + "\n"
+
+
+def _add_overview(parent: ET.Element, corpora: Sequence[_Corpus]) -> None:
+    section = _section(parent, "Overview", "overview")
+    rows = []
+    for corpus in corpora:
+        lights = Counter(corpus.light(finding)[0] for finding in corpus.findings.values())
+        keys = _keys(corpus.metadata)
+        rows.append(
+            (
+                _link(f"#{corpus.name}", corpus.name),
+                "SIMULATED" if corpus.entry.simulated else "real",
+                f"{corpus.entry.n_subjects:,}",
+                f"{len({key[:2] for key in keys}):,}",
+                f"{len(set(keys)):,}",
+                f"{corpus.entry.n_windows:,}",
+                f"{corpus.entry.n_windows * corpus.entry.window_s / 3600:.1f}",
+                f"{lights['good']:,}",
+                f"{lights['look']:,}",
+                f"{lights['unused']:,}",
+                f"{sum(problem['code'] != _KNOWN for problem in corpus.entry.problems):,}",
+            )
+        )
+    names = "corpus,origin,subjects,sessions,trials,windows,hours,✔ good,◐ look,✖ not used,problems"
+    _table(_add(section, "div", cls="wide"), names.split(","), rows, text=2)
+    _add(section, "p", "✔ ◐ ✖ count recordings: one session of one subject each.", cls="note")
+
+
+def _add_settings(parent: ET.Element, settings: SignalSettings) -> None:
+    section = _section(parent, "What was done", "settings")
+    quality, ica = settings.quality, settings.ica
+    low, high = settings.band_hz
+    kinds = " and ".join(kind for kind, sought in (("eye", ica.ocular), ("muscle", ica.muscle)) if sought)
+    bad = {
+        "interpolate": f"interpolated from the others (spherical splines), if at most {quality.most_interpolated:.0%} "
+        "of the electrodes are bad at a time; else the windows are rejected",
+        "reject": "costs the windows it is bad in",
+        "keep": "is kept as it is",
+    }
+    lines = [
+        f"Band-pass {low:g}-{high:g} Hz, zero phase, so that mains is removed." if settings.band_pass else None,
+        f"A flat electrode (moves by less than {quality.flat_uv:g} µV within a second): {bad[quality.flat]}.",
+        f"A noisy electrode (louder than the others by {quality.noisy_z:g} robust standard deviations, and unlike its "
+        f"neighbours: correlation below {quality.noisy_correlation:g}): {bad[quality.noisy]}.",
+        "Average reference over all electrodes." if settings.reference == "average" else "The recorder's reference.",
+        f"Independent components of {kinds} artefacts removed, unless the corpus' owner had removed them."
+        if ica.enabled
+        else "No independent component analysis.",
+        f"Windows of {settings.window_s:g} s without overlap, each divided by its own robust scale.",
+        f"Windows are rejected if {_rejections(settings)}.",
+        f"A recording whose mains stands {quality.line_noise_db:g} dB above its neighbourhood is "
+        + ("rejected." if quality.line_noise == "reject" else "marked for a look."),
+    ]
+    listing = _add(section, "ol")
+    for line in lines:
+        if line is not None:
+            _add(listing, "li", line)
+
+
+def _rejections(settings: SignalSettings) -> str:
+    quality = settings.quality
+    reasons = (
+        (f"they exceed {quality.peak_uv:g} µV after cleaning", quality.gross),
+        (f"more than {quality.saturated_share:.1%} of their samples lie at the recorder's rail", quality.saturated),
+        (f"more than {quality.clipped_share:.1%} of their values exceed {settings.clip:g} scales", quality.clipped),
+    )
+    return ", or if ".join(words for words, action in reasons if action == "reject") or "nothing is left of them"
+
+
+def _add_corpus(parent: ET.Element, corpus: _Corpus) -> None:
+    entry, catalog = corpus.entry, corpus.catalog
+    section = _section(parent, corpus.name, corpus.name, cls="corpus")
+    heading = section.find("h2")
+    assert heading is not None
+    if entry.simulated:
+        _add(heading, "span", "SIMULATED", cls="tag")
+    facts = f"{_count(len(entry.channels), 'electrode')}, {entry.sfreq_hz:g} Hz, windows of {entry.window_s:g} s."
+    if catalog is not None:
+        owner = ", ".join(
+            {"ocular": "eye artefacts", "muscle": "muscle artefacts"}.get(s, s) for s in catalog.stages_done
+        )
+        facts = f"{catalog.title}. {facts} " + (
+            f"Its owner had applied: {owner.replace('_', ' ')}." if owner else "Published as recorded."
+        )
+    _add(section, "p", facts, cls="lead")
+    grid = _add(section, "div", cls="pair")
+    _add_counts(grid, corpus)
+    _add_coverage(grid, corpus)
+    if corpus.findings:
+        _add_pictures(section, corpus)
+        _add_recordings(section, corpus)
+    else:
+        _add(section, "p", "No measurements of single recordings were stored with this version.", cls="note")
+    _add_problems(section, entry.problems)
+
+
+def _add_counts(parent: ET.Element, corpus: _Corpus) -> None:
+    block = _add(parent, "div")
+    _add(block, "h3", "Counts")
+    entry, keys = corpus.entry, _keys(corpus.metadata)
+    found = {
+        "subjects": entry.n_subjects,
+        "sessions": len({key[:2] for key in keys}),
+        "trials": len(set(keys)),
+        "windows": entry.n_windows,
+        "seconds": entry.n_windows * entry.window_s,
+    }
+    owner = {} if corpus.catalog is None else _owners_counts(corpus.catalog, entry.window_s)
+    rows = [
+        (
+            what,
+            f"{number:,.0f}",
+            f"{owner[what]:,.0f}" if what in owner else "not known",
+            f"{number / owner[what]:.1%}" if owner.get(what) else "",
+        )
+        for what, number in found.items()
+    ]
+    _table(_add(block, "div", cls="wide"), ["", "in the store", "published", "share"], rows, text=1)
+    exact = corpus.catalog is None or corpus.catalog.trial_s_exact
+    notes = [
+        "Published: the owner's numbers, less what the owner says is missing. What is left of a trial after its last "
+        "whole window is not stored."
+    ]
+    if not exact:
+        notes.append("Lengths of trials differ from copy to copy: windows and seconds are about right.")
+    if entry.simulated:
+        notes.append("A simulated copy holds as much as was asked for, often a part, with shortened trials.")
+    if empty := sum(not finding["n_windows"] for finding in corpus.findings.values()):
+        notes.append(f"{_count(empty, 'recording')} of this copy gave no window.")
+    _add(block, "p", " ".join(notes), cls="note")
+
+
+def _owners_counts(catalog: CorpusCatalog, window_s: float) -> dict[str, float]:
+    """What the owner publishes, in the words of `_add_counts`."""
+    trials = windows = seconds = 0.0
+    for session in range(1, catalog.sessions + 1):
+        lengths = [catalog.seconds_of(index, str(session)) for index in range(catalog.trials)]
+        trials += catalog.subjects * len(lengths)
+        seconds += catalog.subjects * sum(lengths)
+        windows += catalog.subjects * sum(length // window_s for length in lengths)
+    for gap in catalog.missing:
+        lengths = [
+            catalog.seconds_of(number - 1, gap.session) for number in gap.trials if 1 <= number <= catalog.trials
+        ]
+        # Where the owner does not say which trials, they are taken for typical ones.
+        typical = [seconds / trials] * (gap.count - len(lengths))
+        for length in (*lengths, *typical):
+            seconds -= length
+            windows -= length // window_s
+        trials -= gap.count
+    return {
+        "subjects": catalog.subjects,
+        "sessions": catalog.subjects * catalog.sessions,
+        "trials": trials,
+        "windows": windows,
+        "seconds": seconds,
+    }
+
+
+def _add_coverage(parent: ET.Element, corpus: _Corpus) -> None:
+    block = _add(parent, "div")
+    _add(block, "h3", "Coverage of the valence-arousal plane")
+    regions = np.bincount(np.asarray(corpus.metadata["va_region"].to_pylist(), dtype=np.int64), minlength=N_REGIONS)
+    total = max(int(regions.sum()), 1)
+    plane = _add(block, "table", cls="plane")
+    _add(plane, "caption", "Windows in each of the 9 regions")
+    names = ("low", "middle", "high")
+    rows = _add(plane, "tbody")
+    for arousal in (2, 1, 0):
+        row = _add(rows, "tr")
+        if arousal == 2:
+            _add(_add(row, "th", rowspan="3", scope="rowgroup", cls="axis"), "span", "Arousal →")
+        _add(row, "th", names[arousal], scope="row")
+        for valence in range(3):
+            count = int(regions[valence + 3 * arousal])
+            share = count / total
+            # Mixed from white and the figures' blue; white text only on dark cells.
+            mix = min(1.0, share * 9 / 3)
+            red, green, blue = (round(255 + (channel - 255) * mix) for channel in (0, 114, 178))
+            ink = "#fff" if mix > 0.6 else "#222"
+            cell = _add(row, "td", style=f"background:rgb({red},{green},{blue});color:{ink}")
+            _add(cell, "b", f"{count:,}")
+            _add(cell, "small", f"{share:.0%}")
+    foot = _add(rows, "tr")
+    _add(foot, "td", colspan="2", cls="corner")
+    for name in names:
+        _add(foot, "th", name, scope="col")
+    foot = _add(rows, "tr")
+    _add(foot, "td", colspan="2", cls="corner")
+    _add(foot, "th", "Valence →", colspan="3", cls="axis")
+    empty = int((regions == 0).sum())
+    kinds = Counter(corpus.metadata["label_kind"].to_pylist())
+    source = " and ".join({"rating": "ratings", "emotion": "emotion words"}.get(kind, kind) for kind in sorted(kinds))
+    words = f"From {source}. " if source else ""
+    words += (
+        f"{_count(empty, 'region')} without a window: none can be drawn from them."
+        if empty
+        else "Every region has windows."
+    )
+    _add(block, "p", words, cls="note")
+
+
+def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
+    entry, settings = corpus.entry, corpus.settings
+    findings = list(corpus.findings.values())
+    measured = [finding for finding in findings if finding.get("electrodes") is not None]
+    mains_hz = 50.0 if corpus.catalog is None else float(corpus.catalog.mains_hz)
+    shares: dict[str, float] = defaultdict(float)
+    for finding in measured:
+        for what in ("flat", "noisy"):
+            for name, share in finding["electrodes"][what].items():
+                shares[name] += share / len(measured)
+    lines = [line for finding in measured if (line := finding["line_noise_db"])]
+    fitted = [finding for finding in measured if finding["components"]["fitted"] is not None]
+    removed = [Counter(one["kind"] for one in finding["components"]["removed"]) for finding in fitted]
+    columns = [np.asarray(corpus.metadata[name].to_pylist(), dtype=np.float64) for name in ("scale_uv", "peak_uv")]
+
+    _add(parent, "h3", "Signal")
+    grid = _add(parent, "div", cls="pictures")
+    _figure(
+        grid,
+        "Spectra before and after cleaning",
+        pictures.draw_spectra(measured, mains_hz, settings.band_hz if settings.band_pass else None),
+        "The median electrode of the median recording; the band holds 80% of the recordings. " + _range_words(measured),
+        "No piece is two seconds long: no spectrum.",
+    )
+    _figure(
+        grid,
+        "Flat and noisy electrodes",
+        pictures.draw_electrodes(shares, entry.channels),
+        _worst(shares),
+        "No electrode was flat or noisy in any recording.",
+    )
+    _figure(
+        grid,
+        "Amplitude of the windows",
+        pictures.draw_amplitudes(columns[0], columns[1], settings.quality.peak_uv),
+        f"Median window: {np.median(columns[0]):.1f} µV typical, {np.median(columns[1]):.0f} µV at its largest. "
+        f"{np.mean([finding['clipped_share'] for finding in measured]):.3%} of the values are clipped when stored."
+        if len(columns[0])
+        else "",
+        "No window.",
+    )
+    _figure(
+        grid,
+        "Line noise",
+        pictures.draw_line_noise(
+            [line["before"] for line in lines],
+            [line["after"] for line in lines if line["after"] is not None],
+            settings.quality.line_noise_db,
+        ),
+        f"Power at {mains_hz:g} Hz over that 2 to 5 Hz away (after cleaning: over 40-45 Hz); the median electrode.",
+        f"The sampling rate does not reach {mains_hz:g} Hz.",
+    )
+    _figure(
+        grid,
+        "Independent components removed",
+        pictures.draw_components(removed),
+        f"Fitted in {_count(len(fitted), 'recording')}.",
+        f"Fitted in {_count(len(fitted), 'recording')}; nothing followed the eyes or looked like muscle."
+        if fitted
+        else "Not fitted in any recording.",
+    )
+    stages = "; ".join(f"{_STAGES.get(name, name)} {count:,}" for name, count in entry.cleaning["stages"].items())
+    notes = "; ".join(f"{note} ({count:,})" for note, count in entry.cleaning["notes"].items())
+    words = f"Recordings that went through each stage: {stages or 'none'}."
+    _add(parent, "p", f"{words} Notes: {notes}." if notes else words, cls="note")
+
+
+def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
+    order: list[Light] = ["unused", "look", "good"]
+    told = [(*corpus.light(finding), finding) for finding in corpus.findings.values()]
+    told.sort(key=lambda item: (order.index(item[0]), item[2]["subject"], item[2]["session"]))
+    _add(parent, "h3", "Recordings")
+    counts = Counter(light for light, _, _ in told)
+    words = ", ".join(f"{_LIGHTS[light][0]}: {counts[light]:,} ({_LIGHTS[light][1]})" for light in reversed(order))
+    _add(parent, "p", f"{words}. What needs a look stands first.", cls="note")
+    rows = []
+    for light, reasons, finding in told:
+        windows = finding.get("windows") or {"kept": finding["n_windows"], "rejected": {}}
+        line = finding.get("line_noise_db")
+        ranges = finding.get("range_uv") or {}
+        removed = Counter(one["kind"] for one in (finding.get("components") or {}).get("removed", []))
+        more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
+        rows.append(
+            (
+                _light(light),
+                finding["subject"],
+                finding["session"],
+                f"{windows['kept']:,}",
+                f"{sum(windows['rejected'].values()):,}",
+                _arrow(*(ranges.get(when) and f"{ranges[when][2]:.0f}" for when in ("before", "after"))),
+                _arrow(*(f"{line[w]:+.0f}" if line and line[w] is not None else None for w in ("before", "after"))),
+                ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "none",
+                "; ".join(reasons[:_MOST_REASONS]) + more,
+            )
+        )
+    headings = ["", "subject", "session", "windows", "rejected", "range µV", "mains dB", "components", "why a look"]
+    _table(_add(parent, "div", cls="scroll"), headings, rows, text=3, last_text=2)
+    _add(
+        parent,
+        "p",
+        "Range: an electrode's median peak-to-peak range within two seconds, before → after cleaning. Mains: over the "
+        "EEG beside it, before → after.",
+        cls="note",
+    )
+
+
+def _add_problems(parent: ET.Element, problems: Sequence[Mapping[str, str | None]]) -> None:
+    _add(parent, "h3", "Problems")
+    if not problems:
+        _add(parent, "p", "None.")
+        return
+    groups: dict[str, list[Mapping[str, str | None]]] = defaultdict(list)
+    for problem in problems:
+        groups[problem.get("code") or ""].append(problem)
+    for code, found in sorted(groups.items(), key=lambda item: (item[0] == _KNOWN, -len(item[1]), item[0])):
+        meaning, cure = MEANING_OF_CODE.get(code, _UNKNOWN_CODE)
+        block = _add(parent, "div", cls="problem")
+        heading = _add(block, "h4", f"{len(found):,} × ")
+        _add(heading, "code", code)
+        line = _add(block, "p", f"{meaning} ")
+        _add(line, "b", f"What to do: {cure}")
+        rows = [
+            (
+                problem.get("subject") or "",
+                problem.get("trial") or "",
+                problem.get("message") or "",
+                storage.redact(problem.get("source") or ""),
+            )
+            for problem in found[:_MOST_ITEMS]
+        ]
+        _table(_add(block, "div", cls="scroll"), ["subject", "trial", "what", "object"], rows, text=4)
+        if len(found) > _MOST_ITEMS:
+            _add(block, "p", f"And {len(found) - _MOST_ITEMS:,} more, in the store's manifest.", cls="note")
+
+
+def _add_glossary(parent: ET.Element, settings: SignalSettings) -> None:
+    section = _section(parent, "How to read this", "words")
+    listing = _add(section, "dl")
+    for word, meaning in (
+        (
+            "recording",
+            "One session of one subject as stored. It is cleaned as a whole, then cut into trials and windows.",
+        ),
+        ("window", f"{settings.window_s:g} s of one trial: what a model sees at a time."),
+        ("flat", f"An electrode that moves by less than {settings.quality.flat_uv:g} µV within a second."),
+        (
+            "noisy",
+            "An electrode both louder than the others and unlike what its neighbours predict, for about half a "
+            "minute. Blinks and muscles do not make an electrode noisy.",
+        ),
+        ("interpolated", "Replaced by what the other electrodes predict for its place, for as long as it is bad."),
+        ("rail", "The largest or smallest value a recorder can store. An electrode that stays there is saturated."),
+        ("range", "Peak to peak. Clean EEG on the scalp moves by some 10 to 100 µV within two seconds."),
+        (
+            "mains, dB",
+            "Power at the mains frequency over the EEG beside it: 0 dB means that it does not stand out, "
+            "20 dB that it is 10 times larger in amplitude. After cleaning it should lie below 0.",
+        ),
+        (
+            "component",
+            "A part of the signal that independent component analysis separates from the rest, taken out where "
+            "it follows the eyes or looks like muscle.",
+        ),
+        ("clipped", f"A value more than {settings.clip:g} times the window's robust scale; stored as that."),
+        ("V-A region", "A third of the valence axis by a third of the arousal axis, of the plane from -4 to 4."),
+    ):
+        _add(listing, "dt", word)
+        _add(listing, "dd", meaning)
+
+
+def _keys(metadata: pa.Table) -> list[tuple[str, str, str]]:
+    return list(zip(*(metadata[name].to_pylist() for name in ("subject", "session", "trial")), strict=True))
+
+
+def _range_words(measured: Sequence[Mapping[str, Any]]) -> str:
+    found = {
+        when: [finding["range_uv"][when] for finding in measured if finding["range_uv"][when]]
+        for when in ("before", "after")
+    }
+    words = []
+    for when, values in found.items():
+        if values:
+            low, _, middle, _, high = np.median(values, axis=0)
+            words.append(f"{when}: {middle:.0f} µV (5-95%: {low:.0f}-{high:.0f})")
+    return f"Peak-to-peak range within two seconds, {'; '.join(words)}." if words else ""
+
+
+def _worst(shares: Mapping[str, float]) -> str:
+    worst = sorted(shares.items(), key=lambda item: -item[1])[:5]
+    return "Most often: " + ", ".join(f"{name} {share:.1%}" for name, share in worst) + " of the time."
+
+
+def _shares(named: Mapping[str, float]) -> str:
+    ordered = sorted(named.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{name} {share:.0%}" if share >= 0.01 else f"{name} <1%" for name, share in ordered[:6])
+    return words + (f" and {len(ordered) - 6} more" if len(ordered) > 6 else "")
+
+
+def _arrow(before: str | None, after: str | None) -> str:
+    return f"{before} → {after or '–'}" if before else "–"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _add(parent: ET.Element, tag: str, text: str = "", *, cls: str = "", **attributes: str) -> ET.Element:
+    """A child element. Its text is text: markup in it shows as such, and what cannot be printed is replaced."""
+    element = ET.SubElement(parent, tag, {**({"class": cls} if cls else {}), **attributes})
+    element.text = text if tag == "style" else _printable(text)
+    return element
+
+
+def _printable(text: str) -> str:
+    """Control characters, half characters and marks that turn the direction of writing become a replacement mark."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _section(parent: ET.Element, title: str, anchor: str, *, cls: str = "") -> ET.Element:
+    section = _add(parent, "section", cls=cls, id=anchor)
+    _add(section, "h2", title)
+    return section
+
+
+def _link(target: str, text: str) -> ET.Element:
+    link = ET.Element("a", {"href": target})
+    link.text = _printable(text)
+    return link
+
+
+def _light(light: Light) -> ET.Element:
+    mark = ET.Element("span", {"class": f"light {light}"})
+    mark.text = _LIGHTS[light][0]
+    return mark
+
+
+def _table(
+    parent: ET.Element,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | ET.Element]],
+    *,
+    text: int,
+    last_text: int = 0,
+) -> None:
+    """A table whose first ``text`` and last ``last_text`` columns are words; the others are numbers."""
+    table = _add(parent, "table")
+    numeric = [text <= column < len(headings) - last_text for column in range(len(headings))]
+    head = _add(_add(table, "thead"), "tr")
+    for heading, number in zip(headings, numeric, strict=True):
+        _add(head, "th", heading, cls="number" if number else "", scope="col")
+    body = _add(table, "tbody")
+    for row in rows:
+        line = _add(body, "tr")
+        for cell, number in zip(row, numeric, strict=True):
+            place = _add(line, "td", cell if isinstance(cell, str) else "", cls="number" if number else "")
+            if not isinstance(cell, str):
+                place.append(cell)
+
+
+def _figure(parent: ET.Element, title: str, picture: str | None, words: str, otherwise: str) -> None:
+    figure = _add(parent, "figure")
+    _add(figure, "h4", title)
+    if picture is None:
+        _add(figure, "p", otherwise, cls="nothing")
+        return
+    _add(figure, "img", src=picture, alt=f"{title}. {words}")
+    _add(figure, "figcaption", words)
+
+
+_STYLE = """
+:root { --ink: #222; --soft: #5f5f5f; --line: #d9d9d9; --accent: #0072b2; --loud: #b34700; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 74rem; color: var(--ink); background: #fff;
+  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; color-scheme: light; }
+h1 { font-size: 2rem; line-height: 1.15; margin: 0 0 .4rem; letter-spacing: -.01em; }
+h2 { font-size: 1.45rem; line-height: 1.2; margin: 0 0 .5rem; }
+h3 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
+h4 { font-size: .95rem; margin: 0 0 .35rem; }
+p { margin: 0 0 .7rem; max-width: 46rem; }
+a { color: var(--accent); }
+code { font: .95em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
+.kicker { margin: 0; font-size: .8rem; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); }
+.lead { color: var(--soft); overflow-wrap: anywhere; }
+.note, figcaption { font-size: .86rem; color: var(--soft); }
+section { margin-top: 2.2rem; }
+section.corpus { padding-top: 1.6rem; border-top: 3px solid var(--ink); }
+.simulated { margin: 1rem 0; padding: .8rem 1rem; background: var(--loud); color: #fff; border-radius: .3rem; }
+.simulated strong { display: block; font-size: 1.25rem; letter-spacing: .05em; }
+.tag { margin-left: .6rem; padding: .1rem .5rem; border-radius: .25rem; background: var(--loud); color: #fff;
+  font-size: .75rem; letter-spacing: .05em; vertical-align: middle; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .9rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+thead th { font-weight: 600; color: var(--soft); white-space: nowrap; border-bottom: 2px solid var(--line); }
+td { overflow-wrap: break-word; max-width: 30rem; }
+.number { text-align: right; white-space: nowrap; }
+.scroll { max-height: 27rem; overflow: auto; border: 1px solid var(--line); border-radius: .3rem; padding: 0 .7rem;
+  margin-bottom: .5rem; }
+.scroll table { width: 100%; }
+.scroll thead th { position: sticky; top: 0; background: #fff; }
+.scroll td { overflow-wrap: anywhere; min-width: 4.2rem; }
+.scroll td:last-child { min-width: 13rem; }
+.pair { display: grid; gap: 0 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
+.pictures { display: grid; gap: 1.5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
+figure { margin: 0; break-inside: avoid; }
+figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
+.nothing { color: var(--soft); padding: 1rem; border: 1px dashed var(--line); border-radius: .3rem; }
+.plane { margin-bottom: .5rem; }
+.plane caption { text-align: left; font-size: .86rem; color: var(--soft); padding-bottom: .3rem; }
+.plane th, .plane td { border: 0; padding: .2rem .5rem; }
+.plane tr td { width: 5.6rem; height: 3.6rem; text-align: center; vertical-align: middle; border: 1px solid #e6e6e6; }
+.plane td.corner { height: auto; border: 0; }
+.plane th { color: var(--soft); font-weight: 400; font-size: .86rem; text-align: center; vertical-align: middle; }
+.plane th.axis { color: var(--ink); font-weight: 600; }
+.plane th[rowspan] { width: 1.6rem; padding: 0; }
+.plane th[rowspan] span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.plane b { display: block; line-height: 1.2; }
+.light { white-space: nowrap; font-weight: 600; padding: .05rem .45rem; border-radius: .25rem; }
+.light.good { color: #00583f; background: #dff3ec; }
+.light.look { color: #6b4a00; background: #fdeecb; }
+.light.unused { color: #fff; background: var(--loud); }
+.problem { margin: 0 0 1.2rem; padding-left: .9rem; border-left: 3px solid var(--line); }
+dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1.2rem; max-width: 50rem; }
+dt { font-weight: 600; }
+dd { margin: 0; }
+ol { padding-left: 1.2rem; max-width: 50rem; }
+@media (max-width: 40rem) {
+  body { padding: 1rem .9rem 3rem; }
+  h1 { font-size: 1.6rem; }
+  dl { display: block; }
+  dd { margin-bottom: .5rem; }
+  .plane tr td { width: 4.4rem; }
+}
+@media print {
+  @page { margin: 15mm; }
+  body { padding: 0; max-width: none; font-size: 10pt; }
+  .scroll { max-height: none; overflow: visible; border: 0; padding: 0; }
+  .scroll table { width: 100%; }
+.scroll thead th { position: static; }
+  section.corpus { break-before: page; }
+  h2, h3, h4 { break-after: avoid; }
+  tr, .problem > p { break-inside: avoid; }
+  .simulated, .tag, .light, .plane td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+}
+"""
