@@ -384,6 +384,9 @@ def _hdf5(good: bytes, secret: Path) -> Iterator[Mutant]:
         name = next(iter(file))
         values = file[name][()]
     head = good[: good.index(b"\x89HDF")]
+    with h5py.File(secret, "w") as file:  # whatever follows a link finds samples there
+        file.create_dataset(name, data=values + 1)
+        offset = file[name].id.get_offset()
 
     def build(fill: Callable[[h5py.File], None]) -> bytes:
         buffer = io.BytesIO()
@@ -424,7 +427,7 @@ def _hdf5(good: bytes, secret: Path) -> Iterator[Mutant]:
         yield Mutant(f"stored as {label}", put(values, **options))
 
     def external(file: h5py.File) -> None:
-        file.create_dataset(name, values.shape, values.dtype, external=[(str(secret), 0, values.nbytes)])
+        file.create_dataset(name, values.shape, values.dtype, external=[(str(secret), offset, values.nbytes)])
 
     def virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout(values.shape, values.dtype)
@@ -432,7 +435,7 @@ def _hdf5(good: bytes, secret: Path) -> Iterator[Mutant]:
         file.create_virtual_dataset(name, layout)
 
     def linked(file: h5py.File) -> None:
-        file[name] = h5py.ExternalLink(str(secret), "/data")
+        file[name] = h5py.ExternalLink(str(secret), f"/{name}")
 
     def soft(file: h5py.File) -> None:
         file[name] = h5py.SoftLink(f"/{name}")

@@ -15,6 +15,7 @@ import pytest
 from emod.catalog import SimulateSettings
 from emod.catalog.signal import IcaSettings, QualitySettings, SignalSettings
 from emod.corpora import open_corpus
+from emod.signal import clean as clean_module
 from emod.signal.clean import Cleaned, clean_recording
 from emod.signal.montage import ELECTRODES, canonical_names, positions
 from emod.signal.quality import (
@@ -169,6 +170,16 @@ def test_samples_at_the_rail_are_counted_exactly(planted: Any) -> None:
     assert repair.look_at(0, n) == (False, 0, pytest.approx(expected / (n * 16)))
 
 
+def test_rails_of_an_interpolated_electrode_do_not_count(planted: Any) -> None:
+    eeg_uv = planted.recording_uv
+    noise = 900 * np.random.default_rng(9).standard_normal((1, 80 * 8)).repeat(16, axis=1)
+    eeg_uv[row_of(planted, "Pz")] = np.clip(noise, -250, 250)
+    inspection = inspect(eeg_uv, planted)
+    assert inspection.rails[row_of(planted, "Pz")].sum() > 80 * HZ / 2
+    assert repair_of(inspection, planted).look_at(10 * HZ, 20 * HZ) == (False, 1, 0.0)
+    assert repair_of(inspection, planted, noisy="keep").look_at(10 * HZ, 20 * HZ)[2] > 0.5 / 16
+
+
 def test_two_equal_extremes_are_no_rail(planted: Any) -> None:
     eeg_uv = planted.recording_uv.round()
     eeg_uv[2, 100:102] = eeg_uv[2].max() + 50
@@ -238,6 +249,7 @@ def test_settings_decide_what_happens_to_bad_electrodes(
     eeg_uv[row_of(planted, "Pz")] += 90 * np.random.default_rng(3).standard_normal(eeg_uv.shape[1])
     inspection = inspect(eeg_uv, planted)
     assert (named(inspection.flat, planted).keys(), named(inspection.noisy, planted).keys()) == ({"C4"}, {"Pz"})
+    assert inspection.rails.sum() == 0  # a dead electrode is flat, not saturated
     repair = repair_of(inspection, planted, **changes)
     assert repair.interpolated.any(axis=1).sum() == n_interpolated
     assert repair.rejected.sum() == n_rejected
@@ -262,6 +274,13 @@ def test_a_cap_that_comes_off_costs_its_seconds_only(planted: Any) -> None:
         True,
         False,
     ]
+
+
+def test_a_sample_more_or_less_touches_no_block(planted: Any) -> None:
+    eeg_uv = planted.recording_uv
+    eeg_uv[:, 12 * HZ : 15 * HZ] = 0.0
+    repair = repair_of(inspect(eeg_uv, planted), planted)
+    assert [repair.look_at(2 * HZ, 12 * HZ + more)[0] for more in (-1, 0, 1, 10)] == [False, False, False, True]
 
 
 def test_line_noise_can_reject_a_recording(planted: Any) -> None:
@@ -349,21 +368,23 @@ def test_weights_are_those_of_mne(n_bad: int) -> None:
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
-def test_rejected_stretches_stay_out_of_the_fit(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Array] = []
-    fit = mne.preprocessing.ICA.fit
+def test_rejected_stretches_stay_out_of_the_fit_and_pieces_apart(planted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[tuple[int, int], ...]] = []
+    fit_copy = clean_module._fit_copy
 
-    def watched(self: Any, inst: Any, **options: Any) -> Any:
-        seen.append(inst.get_data(picks="eeg"))
-        return fit(self, inst, **options)
+    def watched(eeg_uv: Array, spans: tuple[tuple[int, int], ...], *others: Any) -> Any:
+        seen.append(spans)
+        return fit_copy(eeg_uv, spans, *others)
 
-    monkeypatch.setattr(mne.preprocessing.ICA, "fit", watched)
+    monkeypatch.setattr(clean_module, "_fit_copy", watched)
     eeg_uv = planted.recording_uv
     eeg_uv[:, 30 * HZ : 34 * HZ] = 0.0
-    done = cleaned_with(eeg_uv, planted, SignalSettings())
-    assert "ica" in done.report.stages
-    (fitted,) = seen
-    assert fitted.shape[1] == 76 * HZ
+    eeg_uv[3, 60 * HZ : 65 * HZ] = 0.0  # repaired, so it may be fitted
+    pieces = [(0, 50 * HZ), (50 * HZ, 80 * HZ)]
+    repair = repair_of(inspect(eeg_uv, planted, pieces), planted)
+    done = clean_recording(eeg_uv, pieces, planted.channels, HZ, SignalSettings(), repair=repair)
+    assert done.report.stages == ("band_pass", "interpolate", "average_reference", "ica")
+    assert seen == [((0, 30 * HZ), (34 * HZ, 50 * HZ), (50 * HZ, 80 * HZ))]
     assert done.eeg_uv.shape == eeg_uv.shape
 
 
