@@ -130,7 +130,7 @@ def frontal(planted: Any, width: float) -> Array:
     return np.outer(300 * gain / gain.max(), course)
 
 
-@pytest.mark.parametrize("width", [0.2, 0.06])
+@pytest.mark.parametrize("width", [0.2, 0.06, 0.02])
 def test_loud_electrodes_that_resemble_each_other_are_not_noisy(planted: Any, width: float) -> None:
     eeg_uv = planted.brain_uv + frontal(planted, width)
     assert eeg_uv[:2].std() > 8 * np.median(eeg_uv.std(axis=1))

@@ -27,6 +27,7 @@ from emod.catalog import CorpusCatalog, SimulateSettings
 from emod.catalog.strict import Strict
 from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingHeader, RecordingRef
 from emod.corpora.marker import SimulatedMarker
+from emod.corpora.registry import open_corpus
 from emod.errors import DataError, RequestError
 from emod.simulation import RecordingPlan
 
@@ -301,7 +302,7 @@ def _find_tables(corpus: Corpus, plans: list[RecordingPlan]) -> dict[str, Litera
     """The tables that the simulator writes for this corpus, being those its owner ships, and whether they are there."""
     published = f"memory://doctor-{uuid.uuid4().hex}"
     try:
-        type(corpus)(published).write_tables(plans)
+        open_corpus(corpus.name, published).write_tables(plans)
         wanted = list(storage.list_files(published)) if storage.exists(published) else []
     except RequestError:
         return {}  # it looks for recordings that it wrote before: tables and recordings share one object

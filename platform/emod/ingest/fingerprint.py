@@ -42,7 +42,7 @@ _NOT_WINDOWS = frozenset(
         "signal/serving.py",
     }
 )
-_LIBRARIES = ("h5py", "mne", "numpy", "python-picard", "scipy")
+_LIBRARIES = ("h5py", "mne", "mne-bids", "numpy", "pymatreader", "python-picard", "scipy")
 _PACKING = ("shard_mb",)
 _RESOURCES = ("cpus_per_recording", "strict")
 _LOOKUPS_AT_ONCE = 16
