@@ -30,7 +30,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from emod.ingest.descendants import describe_descendants
+    from emod.ingest.report import write_report
     from emod.ingest.withdrawal import check_subjects, find_remains, purge, withdraw
+    from emod.shards import ShardStore
     from emod.storage import redact
 
     url, corpus, subjects = arguments.store, arguments.corpus, sorted(set(arguments.subject))
@@ -53,6 +55,8 @@ def main() -> None:
     if arguments.purge and not arguments.dry_run:
         purge(url, remains)
         print(f"purged: {len(remains.manifests)} versions, {len(remains.files)} files, {len(remains.copies)} copies")
+    if not arguments.dry_run:
+        print(f"report of version {newest.version}: {redact(write_report(ShardStore(url, newest)))}")
     print(
         "not touched: the recordings themselves, the models named above, shards in caches of other machines "
         "(EMOD_CACHE), backups, and what a bucket with versioning keeps of removed objects"

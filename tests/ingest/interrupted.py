@@ -71,9 +71,21 @@ def around(
     setattr(owner, name, replaced)
 
 
+class Hooked:
+    """A task that brings the pause along to whichever worker runs it."""
+
+    def __init__(self, task: Callable[[Any], dict[str, Any]]) -> None:
+        self._task = task
+
+    def __call__(self, item: Any) -> dict[str, Any]:
+        hook()
+        return self._task(item)
+
+
+@functools.cache
 def hook() -> None:
-    """Puts the pause where $EMOD_TEST_MOMENT says; Ray calls it in every worker when it starts."""
-    moment = os.environ.get("EMOD_TEST_MOMENT", "")
+    """Puts the pause where $EMOD_TEST_MOMENT says, for good; in the driver, and in each worker at its first task."""
+    moment = os.environ["EMOD_TEST_MOMENT"]
     if not moment:
         return
 
@@ -122,13 +134,22 @@ def hook() -> None:
         raise AssertionError(f"no such moment: {moment}")
 
 
+def hook_tasks() -> None:
+    """Hooks this process, and every task that it sends to a worker."""
+    from emod.ingest import pipeline
+
+    hook()
+    real = pipeline._run
+    pipeline._run = lambda items, task, num_cpus: real(items, Hooked(task), num_cpus)
+
+
 def main() -> None:
     """Ingests."""
     path, folder, *moment = sys.argv[1:]
     os.environ |= {"EMOD_TEST_FOLDER": folder, "EMOD_TEST_MOMENT": "".join(moment)}
     from emod.catalog import Experiment
     from emod.ingest import ingest, plan_ingest
-    from tests.ingest.interrupted import hook
+    from tests.ingest.interrupted import hook_tasks  # as workers know it, not as __main__
 
     experiment = Experiment.model_validate_json(Path(path).read_text())
     ray.init(
@@ -137,10 +158,9 @@ def main() -> None:
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": "tests.ingest.interrupted.hook"} if moment else None,
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
-    hook()
+    hook_tasks()
     notes: list[str] = []
 
     def note(text: str) -> None:

@@ -27,6 +27,7 @@ def main() -> None:
 
     from emod.catalog import Experiment
     from emod.ingest import ingest, plan_ingest
+    from tests.ingest.interrupted import hook_tasks
 
     experiment = Experiment.model_validate_json(Path(path).read_text())
     memory = 80 * 2**20
@@ -41,12 +42,9 @@ def main() -> None:
         },
     )
     nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in "ab")}
-    ray.init(
-        address=cluster.address,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": "tests.ingest.interrupted.hook"},
-    )
+    ray.init(address=cluster.address, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    hook_tasks()
     killed: list[dict[str, object]] = []
 
     def kill() -> None:

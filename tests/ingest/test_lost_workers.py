@@ -30,6 +30,7 @@ def serially(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "_run", lambda items, task, cpus: [json.loads(json.dumps(task(i))) for i in items])
 
 
+@pytest.mark.long
 def test_a_node_that_is_lost_in_the_middle(tmp_path: Path) -> None:
     """SIGKILL of a raylet while a recording of its node is inside ICA."""
     copy = simulate("deap", tmp_path / "DEAP", SimulateSettings(subjects=4, trials=3, time_scale=0.1))
@@ -134,3 +135,11 @@ def test_a_part_that_is_there_is_not_made_again(
     first = task(plan.references[0])
     monkeypatch.setattr(task._corpus, "read", lambda ref: 1 / 0)
     assert task(plan.references[0]) == first
+
+
+def test_a_worker_of_an_ingest_does_without_torch() -> None:
+    """It would cost each of them 200 MB and two seconds."""
+    code = "import sys, emod.ingest; print({'torch', 'mlflow'} & set(sys.modules))"
+    source = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=source, check=True)
+    assert done.stdout.strip() == "set()"

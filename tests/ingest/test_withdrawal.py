@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from emod import storage
 from emod.errors import DataError
 from emod.ingest import pipeline, plan_ingest
+from emod.ingest.report import report_url, write_report
 from emod.ingest.withdrawal import entry_without, find_remains, purge, withdraw
 from emod.shards import ShardStore, list_manifests, newest_manifest, read_manifest
 from emod.tracking import ensure_run, log_lineage
@@ -261,6 +262,7 @@ def test_copies_in_the_cache_are_found_and_purged(honouring_s3: str, store: Path
 
 def test_the_job_says_what_it_did_and_what_is_left(store_url: str, remove: Callable[..., Told]) -> None:
     flags = ("--store", store_url, "--corpus", "deap", "--subject", "s02")
+    old_report = write_report(ShardStore.open(store_url))
     before = storage.list_objects(store_url)
     code, planned, err = remove(*flags, "--dry-run", "--purge")
     assert (code, err) == (0, "")
@@ -281,12 +283,15 @@ def test_the_job_says_what_it_did_and_what_is_left(store_url: str, remove: Calla
     assert len([path for path in left if path.startswith("manifest-")]) == 2
     assert len([path for path in left if path.startswith("quality/")]) == 2
     assert len([path for path in left if path.startswith("shards/")]) == 4
+    assert [storage.join(store_url, path) for path in left if path.startswith("reports/")] == [old_report]
+    assert lines[-2] == f"report of version 3: {report_url(ShardStore.open(store_url))}"
     assert lines[-1].startswith("not touched: the recordings themselves")
 
     code, lines, err = remove(*flags, "--purge")
     assert (code, err) == (0, "")
     assert lines[1] == "version 3: unchanged: they are out of it"
-    assert "purged: 2 versions, 6 files, 0 copies" in lines
+    assert any(line.startswith("purged: 2 versions, 7 files, ") for line in lines)
+    assert not storage.exists(old_report)
     code, lines, err = remove(*flags)
     assert (code, err) == (0, "")
     assert lines[2].startswith("trained on them: nothing that is known")

@@ -99,7 +99,8 @@ def test_page_fits_80_columns_without_colours(
     told = doctor(job, damaged)
     assert max(map(len, told.out.splitlines()[:-1])) <= 80  # the verdict stays one line
     assert "\x1b" not in told.out
-    assert "and 3 more: subject s04, session 1, trials 1-3, data_preprocessed_python/s04.dat [label_disagreement]" in words(told.out)
+    table = "subject s04, session 1, trials 1-3, data_preprocessed_python/s04.dat [label_disagreement]"
+    assert f"and 3 more: {table}" in words(told.out)
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,10 @@ class Problem:
         subject: The corpus' own subject id, or None where it is not known.
         trial: The trial, or None where the whole object is meant.
         code: A stable word for machines. Skipped: ``unreadable``, ``missing``, ``dtype``, ``shape``, ``label``,
-            ``not_finite``, ``flat``, ``unexpected_object``, ``duplicate``. Kept, but look: ``label_disagreement``,
-            ``label_table``, ``length``, ``layout`` (an alternative that the catalog calls uncertain). ``left_out``:
-            the owner says not to use it.
+            ``not_finite``, ``unexpected_object``, ``duplicate``. Kept, but look: ``flat`` (some electrodes),
+            ``label_disagreement``, ``label_table``, ``length``, ``layout`` (an alternative that the catalog calls
+            uncertain). ``left_out``: the owner says not to use it. Ingest adds ``short`` and what quality settings
+            reject: ``bad_electrodes``, ``saturated``, ``gross``, ``clipped``, ``line_noise``.
         message: One line for people, with the value found and the cure.
     """
 

@@ -25,7 +25,7 @@ from emod import storage
 from emod.corpora.contract import Corpus, CorpusError, Problem
 from emod.errors import DataError, RequestError
 
-__all__ = ["find_objects", "leaves_copy", "read_csv", "table_ships"]
+__all__ = ["Entry", "find_objects", "leaves_copy", "list_entries", "read_csv", "table_ships"]
 
 _DATA_SUFFIXES = (".mat", ".dat", ".pkl", ".cnt", ".bdf")
 _TABLE_SUFFIXES = (".csv", ".txt", ".xlsx", ".xls", ".xml")
@@ -37,7 +37,7 @@ _FOLDER = ("unreadable", "a folder where a file belongs; copy the owner's object
 Found = tuple[re.Match[str], str, int]
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """What bears a name in a copy: path below the root, bytes, (device, inode), and why it cannot be used, if so."""
 
     path: str
@@ -72,9 +72,9 @@ def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tup
     numbers = set(corpus.catalog.subject_numbers)
     found: list[Found] = []
     problems: list[Problem] = []
-    strangers: list[tuple[_Entry, str]] = []
+    strangers: list[tuple[Entry, str]] = []
     files: set[tuple[int, int]] = set()
-    for entry in _entries(corpus.root, top, below):
+    for entry in list_entries(corpus.root, top, below):
         url = storage.join(corpus.root, entry.path)
         match = re.fullmatch(pattern, entry.path.removeprefix(below)) if entry.path.startswith(below) else None
         data = entry.path.startswith(below) and entry.path.lower().endswith(_DATA_SUFFIXES)
@@ -116,20 +116,20 @@ def table_ships(root: str, url: str) -> bool:
     return not _on_disk(url) or os.path.isfile(url_to_fs(url)[1])
 
 
-def _entries(root: str, top: str, below: str) -> Iterator[_Entry]:
+def list_entries(root: str, top: str, below: str) -> Iterator[Entry]:
     """Everything below ``top``; on a disk everything below ``root``, files before links."""
     if _on_disk(root):
         yield from _walk_disk(url_to_fs(root)[1])
     else:
         for path, size in storage.list_files(top).items():
-            yield _Entry(below + path, size)
+            yield Entry(below + path, size)
 
 
 def _on_disk(url: str) -> bool:
     return get_protocol(url) in LocalFileSystem.protocol
 
 
-def _walk_disk(root: str) -> Iterator[_Entry]:
+def _walk_disk(root: str) -> Iterator[Entry]:
     """Files, then what links lead to; links that lead in circles are left after some rounds."""
     real_root = os.path.realpath(root)
     folders, links = [(root, "")], list[tuple[str, str]]()
@@ -139,10 +139,10 @@ def _walk_disk(root: str) -> Iterator[_Entry]:
             path, name = links.pop(0)
             if not _is_below(os.path.realpath(path), real_root):
                 what = f"a link that leaves {root}; put the object itself here, or give the folder that holds it"
-                yield _Entry(name, 0, fault=("unexpected_object", what))
+                yield Entry(name, 0, fault=("unexpected_object", what))
             elif os.path.isdir(path):
                 folders.append((path, f"{name}/"))
-                yield _Entry(name, 0, fault=_FOLDER)
+                yield Entry(name, 0, fault=_FOLDER)
             else:
                 yield _entry(path, name)
             continue
@@ -163,20 +163,20 @@ def _walk_disk(root: str) -> Iterator[_Entry]:
                 links.append((item.path, name))
             elif item.is_dir():
                 folders.append((item.path, f"{name}/"))
-                yield _Entry(name, 0, fault=_FOLDER)
+                yield Entry(name, 0, fault=_FOLDER)
             else:
                 yield _entry(item.path, name)
 
 
-def _entry(path: str, name: str) -> _Entry:
+def _entry(path: str, name: str) -> Entry:
     try:
         state = os.stat(path)
     except OSError:
         what = "a link to nothing; fetch what it stands for (git annex get) or copy the owner's object"
-        return _Entry(name, 0, fault=("unreadable", what))
+        return Entry(name, 0, fault=("unreadable", what))
     if not stat.S_ISREG(state.st_mode):
-        return _Entry(name, 0, fault=("unreadable", "no file but a pipe, socket or device; copy the owner's object"))
-    return _Entry(name, state.st_size, (state.st_dev, state.st_ino))
+        return Entry(name, 0, fault=("unreadable", "no file but a pipe, socket or device; copy the owner's object"))
+    return Entry(name, state.st_size, (state.st_dev, state.st_ino))
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -25,7 +25,7 @@ import scipy.io
 from emod import storage
 from emod.catalog import SimulateSettings
 from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingHeader, RecordingRef
-from emod.corpora.inventory import _entries
+from emod.corpora.inventory import list_entries
 from emod.corpora.marker import scaled_seconds
 from emod.corpora.mat5 import Rows, TrialLayout, join_files, peek_trials, read_numbers, read_trials
 from emod.corpora.planning import generator
@@ -76,7 +76,7 @@ class Mped(Corpus):
         refs: list[RecordingRef] = []
         problems: list[Problem] = []
         seen: set[tuple[int, int]] = set()
-        for entry in _entries(self.root, top, f"{_FOLDER}/"):
+        for entry in list_entries(self.root, top, f"{_FOLDER}/"):
             if not entry.path.startswith(f"{_FOLDER}/"):
                 continue
             path = entry.path.removeprefix(f"{_FOLDER}/")

@@ -20,6 +20,7 @@ from emod import storage
 from emod.corpora import Problem
 from emod.errors import RequestError
 from emod.ingest.findings import read_findings, sum_cleaning, write_findings
+from emod.ingest.report import report_path
 from emod.ingest.staging import staging_url
 from emod.shards import (
     CorpusEntry,
@@ -148,7 +149,7 @@ class Remains:
 
     Attributes:
         manifests: Name -> versions that hold or name them, newest first.
-        files: Paths below the store: shards, findings, finished and half-written recordings.
+        files: Paths below the store: shards, findings, finished and half-written recordings, reports.
         copies: Paths of this machine: shards in the cache.
     """
 
@@ -176,7 +177,9 @@ def find_remains(store_url: str, corpus: str, subjects: Collection[str]) -> Rema
         for path, sha256 in ((shard.tensors, shard.tensors_sha256), (shard.metadata, shard.metadata_sha256))
         if path in files and (copy := cached_copy(path, sha256)).is_file()
     }
-    return Remains(named, files, tuple(sorted(copies)))
+    listed = storage.list_files(store_url)
+    reports = tuple(path for manifest in named.values() if (path := report_path(manifest)) in listed)
+    return Remains(named, files + reports, tuple(sorted(copies)))
 
 
 def purge(store_url: str, remains: Remains) -> None:

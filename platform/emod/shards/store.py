@@ -1,7 +1,7 @@
 """Reading a store: metadata as an Arrow table, windows as tensors, straight from memory-mapped shards.
 
 Shards on object storage are copied once to a local cache and checked against their checksum. Opening reads the
-manifest only.
+manifest only. torch is imported when windows are first read: whoever only writes shards does without.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from emod import storage
 from emod.errors import DataError, RequestError
 from emod.shards.format import METADATA, TENSOR, CorpusEntry, Manifest, ShardEntry
 from emod.shards.versions import newest_manifest
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ShardStore", "cached_copy"]
 
@@ -223,6 +225,8 @@ class _CorpusReader:
         return views, starts
 
     def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        import torch
+
         views, starts = self._blocks
         if rows.size and not 0 <= rows.min() <= rows.max() < starts[-1]:
             raise IndexError(f"rows {rows.min()}..{rows.max()} asked for where the corpus holds 0..{starts[-1] - 1}")
@@ -277,6 +281,8 @@ def _map_tensors(path: str) -> list[torch.Tensor]:
     torch converts float16 about four times as fast as numpy does, so the views are torch's. It refuses read-only
     memory, hence a private map: a write would copy the page, and nobody writes.
     """
+    import torch
+
     with open(path, "rb") as stream:
         memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     buffer = pa.py_buffer(memory)
