@@ -417,6 +417,20 @@ def test_ids_that_hide_names_are_counted(copies: dict[str, Path]) -> None:
     assert [fault.topic for fault in faults(compared(corpus, hidden[:-1]))] == ["subjects"]
 
 
+def test_subjects_and_sessions_of_a_laboratory_are_counted(copies: dict[str, Path]) -> None:
+    """BIDS: ids are the laboratory's own, also of sessions."""
+    bids = load_corpus("deap").model_copy(update={"bids": object()})
+    corpus = open_corpus("deap", copies["deap"])
+    corpus.__dict__["catalog"] = bids
+    looks = [
+        dataclasses.replace(look, ref=dataclasses.replace(look.ref, subject=subject, session="pre"))
+        for look, subject in zip(all_looks(corpus), ["s01", *(f"A{n}" for n in range(31))], strict=True)
+    ]
+    assert compared(corpus, looks).complete
+    fault = only_fault(compared(corpus, looks[:-1]))
+    assert (fault.topic, fault.code) == ("subjects", "missing")
+
+
 def test_alternative_that_the_catalog_calls_uncertain_is_no_fault(copies: dict[str, Path]) -> None:
     corpus = open_corpus("deap", copies["deap"])
     looks = all_looks(corpus)

@@ -96,7 +96,7 @@ class CountedIca(mne.preprocessing.ICA):  # type: ignore[misc]
         sfreq_hz = inst.info["sfreq"]
         power = np.abs(np.fft.rfft(inst.get_data(picks="eeg")[0])) ** 2
         slow = power[np.fft.rfftfreq(inst.n_times, 1 / sfreq_hz) < 0.2].sum() / power.sum()
-        self.fits.append({"sfreq_hz": sfreq_hz, "n": inst.n_times, "slow": slow, "decim": options["decim"]})
+        self.fits.append({"sfreq_hz": sfreq_hz, "n": inst.n_times, "slow": slow})
         return super().fit(inst, **options)
 
 
@@ -116,9 +116,20 @@ def test_ica_is_fitted_once_on_all_pieces_of_a_high_passed_decimated_copy(
     run(drift_uv, planted, settings, n_pieces=5)
     assert len(fits) == 1
     assert fits[0]["sfreq_hz"] == 64
-    assert fits[0]["n"] == 80 * 64
+    assert fits[0]["n"] == 3 * 8 * 64  # three sections of eight seconds: half a minute at 60 Hz is not exceeded
     assert fits[0]["slow"] < 0.1  # 0.99 without the high-pass
-    assert fits[0]["decim"] == 3
+
+
+def test_sections_for_the_fit_are_spread_over_the_recording() -> None:
+    everything = clean_module._spread_sections([700, 64], 64.0, 764)
+    assert [list(itertools.chain(*(range(*pair) for pair in kept))) for kept in everything] == [
+        list(range(700)),
+        list(range(64)),
+    ]
+    some = clean_module._spread_sections([6400] * 4, 64.0, 6400)  # 40 sections of 10 s, a quarter of them
+    assert [len(kept) for kept in some] == [3, 2, 2, 3]
+    assert sum(stop - start for kept in some for start, stop in kept) == 6400
+    assert (some[0][0], some[3][-1]) == ((0, 640), (5760, 6400))
 
 
 @pytest.mark.parametrize(

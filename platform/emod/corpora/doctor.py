@@ -28,6 +28,7 @@ from emod.catalog.strict import Strict
 from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingHeader, RecordingRef
 from emod.corpora.marker import SimulatedMarker
 from emod.corpora.registry import open_corpus
+from emod.corpora.registry import open_corpus
 from emod.errors import DataError, RequestError
 from emod.simulation import RecordingPlan
 
@@ -217,11 +218,9 @@ def compare(
     catalog = corpus.catalog
     expected = _expected(catalog, marker, plans)
     found = {(look.ref.subject, look.ref.session): look for look in looks}
-    if found and not {key[0] for key in found} & {key[0] for key in expected}:
-        # Ids that hide names cannot be foretold: their number and what each holds can.
-        subjects = sorted({key[0] for key in expected})
-        names = dict(zip(subjects, sorted({key[0] for key in found}), strict=False))
-        expected = {(names.get(subject, subject), session): value for (subject, session), value in expected.items()}
+    if catalog.bids is not None or not {key[0] for key in found} & {key[0] for key in expected}:
+        # Ids that a laboratory chose, or that hide names, cannot be foretold: their number and what each holds can.
+        expected = _as_named_here(expected, found, sessions=catalog.bids is not None)
     findings = [_finding_of(problem) for problem in problems]
     findings += _absent_recordings(corpus, marker, expected, found)
     for key, look in found.items():
@@ -346,6 +345,20 @@ def _expected(
         if ids and len(ids) > unlisted:
             expected[subject, session] = _Trials(seconds, tuple(ids), len(ids) - unlisted)
     return expected
+
+
+def _as_named_here(expected: Mapping[Key, _Trials], found: Iterable[Key], *, sessions: bool) -> dict[Key, _Trials]:
+    """The same under the ids of this copy, in their order; as many as are not there keep their own."""
+
+    def names(part: int) -> dict[str, str]:
+        theirs, ours = (sorted({key[part] for key in keys}, key=_order) for keys in (expected, found))
+        return dict(zip(theirs, ours, strict=False))
+
+    subject_of, session_of = names(0), names(1) if sessions else {}
+    return {
+        (subject_of.get(subject, subject), session_of.get(session, session)): trials
+        for (subject, session), trials in expected.items()
+    }
 
 
 def _absent_recordings(
@@ -542,7 +555,7 @@ def _verdict(complete: bool, marker: SimulatedMarker | None, checks: Sequence[Ch
 def _origin(catalog: CorpusCatalog, marker: SimulatedMarker | None) -> str:
     if marker is None:
         return "no SIMULATED.json: taken for the owner's recordings"
-    scale = "" if marker.time_scale == 1.0 else f", clips at {marker.time_scale:g} of their length"
+    scale = "" if marker.time_scale == 1.0 else f", clips at {marker.time_scale:.3g} of their length"
     return (
         f"SIMULATED, nobody was recorded: {marker.subjects} of {catalog.subjects} subjects, "
         f"{marker.trials} of {catalog.trials} trials{scale}"

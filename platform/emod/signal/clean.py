@@ -38,6 +38,8 @@ MOST_ITERATIONS = 500
 # caps of 64. On small caps both terms say "muscle" to everything, so there only its spectral slope is used.
 FEWEST_ELECTRODES_FOR_TOPOGRAPHY = 48
 CHUNK_S = 60.0
+# Long enough to hold blinks and slow eye movements whole, short enough to spread over a recording.
+SECTION_S = 10.0
 SAMPLES_FILTERED_AT_ONCE = 2**22
 
 # The first pair present stands for vertical (mean) and horizontal (difference) eye movements.
@@ -106,9 +108,9 @@ def clean_recording(
     in mne.filter.filter_data), so nothing leaks from piece to piece. Where the Nyquist frequency does not reach the end
     of the upper transition, the filter is a high-pass. Bad electrodes are interpolated before the average over all
     electrodes given, which one of them would spoil; ICA is fitted on a decimated copy high-passed at 1 Hz, without
-    rejected stretches, and applied to this signal, which stays average-referenced, since every component is.
-    ``eeg_uv`` is not modified; beyond it the filtered recording is held once, and while ICA runs some four times the
-    size of its decimated copy.
+    rejected stretches, and applied to this signal, which stays average-referenced, since every component is. Of a long
+    recording the copy holds sections spread evenly over it. ``eeg_uv`` is not modified; beyond it the filtered
+    recording is held once, and while ICA runs some four times the size of its copy.
 
     Args:
         eeg_uv: (C, T), microvolt.
@@ -297,7 +299,8 @@ def _remove_artefacts(
     if n_samples < n_needed:
         return None, (), [f"ICA skipped: {n_samples} samples, {n_needed} needed at {fit_hz:g} Hz"]
 
-    raw = _fit_copy(eeg_uv, spans, names, sfreq_hz, step, settings.high_pass_hz)
+    n_wanted = round(settings.fit_minutes * 60 * settings.fit_hz)
+    raw = _fit_copy(eeg_uv, spans, names, sfreq_hz, step, settings.high_pass_hz, n_wanted)
     ica = mne.preprocessing.ICA(
         n_components=n_components or settings.variance,
         method=settings.method,
@@ -307,11 +310,10 @@ def _remove_artefacts(
         random_state=settings.seed,
         verbose="error",
     )
-    n_wanted = settings.fit_minutes * 60 * settings.fit_hz
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they say of convergence goes into the notes below
-            ica.fit(raw, picks="eeg", decim=max(1, math.ceil(raw.n_times / n_wanted)), verbose="error")
+            ica.fit(raw, picks="eeg", verbose="error")
     except (RuntimeError, ValueError, np.linalg.LinAlgError) as error:
         return None, (), [f"ICA skipped: it could not be fitted ({str(error).splitlines()[0]})"]
     notes = [f"ICA did not converge in {MOST_ITERATIONS} iterations"] if ica.n_iter_ >= MOST_ITERATIONS else []
@@ -338,8 +340,12 @@ def _fit_copy(
     sfreq_hz: float,
     step: int,
     high_pass_hz: float,
+    n_wanted: int,
 ) -> mne.io.RawArray:
-    """Each piece high-passed and decimated, with the eye movements the frontal electrodes show as further channels."""
+    """Each piece high-passed and decimated, with the eye movements the frontal electrodes show as further channels.
+
+    Where that is more than ``n_wanted`` samples, sections of each piece are kept, spread evenly over the recording.
+    """
     nyquist_hz = sfreq_hz / step / 2
     top = {"h_freq": 0.9 * nyquist_hz, "h_trans_bandwidth": 0.1 * nyquist_hz} if step > 1 else {"h_freq": None}
     pairs = []
@@ -348,16 +354,33 @@ def _fit_copy(
         if pair is not None:
             pairs.append((eye_name, names.index(pair[0]), names.index(pair[1]), sign))
 
-    copy_v = np.empty((len(names) + len(pairs), sum(len(range(start, stop, step)) for start, stop in spans)))
+    sections = _spread_sections([len(range(start, stop, step)) for start, stop in spans], sfreq_hz / step, n_wanted)
+    copy_v = np.empty((len(names) + len(pairs), sum(stop - start for kept in sections for start, stop in kept)))
     end = 0
-    for start, stop in spans:
-        begin, end = end, end + len(range(start, stop, step))
+    for (start, stop), kept in zip(spans, sections, strict=True):
+        if not kept:
+            continue
+        columns = np.concatenate([np.arange(first, last) for first, last in kept])
+        begin, end = end, end + len(columns)
         for rows in _row_blocks(len(names), stop - start):
             part_uv = mne.filter.filter_data(eeg_uv[rows, start:stop], sfreq_hz, high_pass_hz, verbose="error", **top)
-            copy_v[rows, begin:end] = part_uv[:, ::step] * 1e-6
+            copy_v[rows, begin:end] = part_uv[:, columns * step] * 1e-6
     for row, (_, left, right, sign) in enumerate(pairs, start=len(names)):
         copy_v[row] = (copy_v[left] + sign * copy_v[right]) / 2
     return _to_raw(copy_v, names, sfreq_hz / step, eye_names=[pair[0] for pair in pairs])
+
+
+def _spread_sections(lengths: Sequence[int], sfreq_hz: float, n_wanted: int) -> list[list[tuple[int, int]]]:
+    """Of pieces of these lengths, the (start, stop) to keep in each: everything, or at most ``n_wanted`` samples."""
+    bounds = [
+        np.linspace(0, length, max(1, math.ceil(length / (SECTION_S * sfreq_hz))) + 1).round().astype(int).tolist()
+        for length in lengths
+    ]
+    sections = [(piece, pair) for piece, edges in enumerate(bounds) for pair in itertools.pairwise(edges)]
+    if sum(lengths) > n_wanted:
+        n_kept = max(1, math.floor(len(sections) * n_wanted / sum(lengths)))
+        sections = [sections[index] for index in np.linspace(0, len(sections) - 1, n_kept).round().astype(int)]
+    return [[pair for owner, pair in sections if owner == piece] for piece in range(len(lengths))]
 
 
 def _row_blocks(n_rows: int, n_samples: int) -> list[slice]:
