@@ -356,3 +356,8 @@ def test_no_error_tells_a_password(monkeypatch: pytest.MonkeyPatch, error: Excep
     with pytest.raises(RequestError) as caught:
         storage.write_bytes(url, b"")
     assert "hush" not in str(caught.value)
+
+
+def test_an_object_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(DataError, match="more than the 1000 bytes"):
+        storage.read_bytes("/dev/zero", at_most=1000)

@@ -239,7 +239,10 @@ def read_bytes(url: str, *, at_most: int) -> bytes:
     if (size := size_bytes(url)) > at_most:
         raise DataError(f"{redact(url)}: {size} bytes where at most {at_most} are expected; check the object")
     with open_binary(url) as stream:
-        return stream.read()
+        data = stream.read(at_most + 1)  # a device claims 0 bytes and never ends
+    if len(data) > at_most:
+        raise DataError(f"{redact(url)}: more than the {at_most} bytes that are expected; check the object")
+    return data
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def start(experiment: Experiment, folder: Path, *moment: str) -> subprocess.Pope
 
 def kill_at(moment: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Kills the whole group once one of its processes pauses at the moment; what that process told of itself."""
+    folder = folder / uuid.uuid4().hex  # workers of the one killed before may still be about to say where they are
     marker = folder / "reached.json"
-    marker.unlink(missing_ok=True)
     victim = start(experiment, folder, moment)
     try:
         for _ in range(2400):

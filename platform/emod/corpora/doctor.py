@@ -28,7 +28,6 @@ from emod.catalog.strict import Strict
 from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingHeader, RecordingRef
 from emod.corpora.marker import SimulatedMarker
 from emod.corpora.registry import open_corpus
-from emod.corpora.registry import open_corpus
 from emod.errors import DataError, RequestError
 from emod.simulation import RecordingPlan
 
