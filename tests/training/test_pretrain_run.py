@@ -57,7 +57,7 @@ def test_a_run_learns_tracks_and_leaves_its_model(pretrain_run: PretrainRun, sto
     assert len(kept) == 2
     pretrained = pretrain_run.pretrained
     assert pretrained.seen == {"deap": ("s1", "s2", "s3", "s4", "s5", "s6"), "seed_iv": tuple(sorted(kept))}
-    assert (pretrained.manifest_hash, pretrained.simulated) == (store.manifest.hash, True)
+    assert (pretrained.manifest_hash, pretrained.simulated) == (store.manifest.hash_of(experiment.corpora), True)
     assert not pretrained.model.training
 
     folder = Path(experiment.addresses.runs_url(), "backbone", "model")
