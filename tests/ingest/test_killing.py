@@ -177,3 +177,26 @@ def test_killed_at_any_moment(copy: Path, undisturbed: list[Any], tmp_path: Path
     assert len(rows(store, "deap")) == 2 * len(undisturbed)
     assert ShardStore.open(str(store)).verify() == []
     wait_until_gone(told["pid"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("twin", [False, True])
+def test_two_drivers_at_once(copy: Path, undisturbed: list[Any], tmp_path: Path, twin: bool) -> None:
+    """Two processes, each with a Ray of its own, into one store: other corpora, or the very same one."""
+    store = tmp_path / "store"
+    mine = experiment_of(store, copy)
+    if twin:
+        theirs = mine
+    else:
+        dasps = simulate("dasps", tmp_path / "dasps", SimulateSettings(subjects=2, trials=2, time_scale=0.2))
+        theirs = make_experiment(store, {"dasps": dasps}, signal=SIGNAL)
+    drivers = [start(experiment, tmp_path / name) for name, experiment in (("a", mine), ("b", theirs))]
+    for driver in drivers:
+        _, err = driver.communicate(timeout=600)
+        assert driver.returncode == 0, err
+    assert_whole(store, undisturbed)
+    newest = newest_manifest(str(store))
+    assert newest is not None
+    assert tuple(newest.corpora) == (("deap",) if twin else ("dasps", "deap"))
+    assert newest.version == len(list_manifests(str(store))) == (1 if twin else 2)
