@@ -6,6 +6,7 @@ Also the greatest resident memory of any worker on the way. Starting Ray is not 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import threading
 from pathlib import Path
 
 import ray
+import ray.data
 
 from emod.catalog import load_experiment
 from emod.ingest import ingest, plan_ingest
@@ -55,6 +57,8 @@ def measure(folder: Path, recordings: int = 4, time_scale: float = 1.0) -> list[
         took["bare", workers] = seconds(lambda workers=workers: bare(workers))
         shutil.rmtree(folder / "store", ignore_errors=True)
         ray.init(num_cpus=workers, include_dashboard=False, logging_level="ERROR")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         with _Peak() as peak:
             took["ingest", workers] = seconds(lambda: ingest(experiment, plan_ingest(experiment)))
         ray.shutdown()

@@ -17,6 +17,8 @@ from emod.corpora.doctor import Diagnosis
 from emod.simulation import TagSignal
 from tests.jobs.test_jobs import Job, Told, assert_refused, job  # noqa: F401 - job is a fixture
 
+HERE = Path.cwd()  # a path in EMOD_DASPS is relative to where pytest began; jobs run elsewhere
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -144,7 +146,7 @@ def test_secrets_of_an_address_are_not_told(job: Job, monkeypatch: pytest.Monkey
 
 @pytest.mark.real
 def test_real_dasps_is_complete(job: Job) -> None:  # noqa: F811
-    flags: Any = ("--corpus", "dasps", "--root", os.environ["EMOD_DASPS"])
+    flags: Any = ("--corpus", "dasps", "--root", str(HERE / os.environ["EMOD_DASPS"]))
     for extra in ((), ("--full",)):
         told = job("doctor", *flags, *extra)
         assert told.code == 0, told.out
