@@ -56,7 +56,7 @@ def measure(folder: Path, recordings: int = 4, time_scale: float = 1.0) -> list[
     for workers in (1, 2):
         took["bare", workers] = seconds(lambda workers=workers: bare(workers))
         shutil.rmtree(folder / "store", ignore_errors=True)
-        ray.init(num_cpus=workers, include_dashboard=False, logging_level="ERROR")
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         with _Peak() as peak:
