@@ -22,10 +22,10 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 
 from emod import storage
-from emod.corpora.contract import Corpus, CorpusError, Problem
+from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingRef
 from emod.errors import DataError, RequestError
 
-__all__ = ["Entry", "find_objects", "leaves_copy", "list_entries", "read_csv", "table_ships"]
+__all__ = ["Entry", "find_objects", "find_sessions", "leaves_copy", "list_entries", "read_csv", "table_ships"]
 
 _DATA_SUFFIXES = (".mat", ".dat", ".pkl", ".cnt", ".bdf")
 _TABLE_SUFFIXES = (".csv", ".txt", ".xlsx", ".xls", ".xml")
@@ -99,6 +99,24 @@ def find_objects(corpus: Corpus, folder: str, pattern: str, example: str) -> tup
         why = f" ({problems[0].message})" if problems else ""
         raise RequestError(f"{corpus.root}: holds no recording of {corpus.name}{why}; {cure}")
     return sorted(found, key=lambda item: item[1]), sorted(problems, key=lambda problem: problem.source)
+
+
+def find_sessions(corpus: Corpus, folder: str, pattern: str, example: str) -> tuple[list[RecordingRef], list[Problem]]:
+    """As `find_objects`, where each object is one session: group ``session`` of the pattern is its number.
+
+    Returns:
+        A reference for each (subject, session), in their order, and a problem for each that comes twice.
+    """
+    found, problems = find_objects(corpus, folder, pattern, example)
+    refs: dict[tuple[int, int], RecordingRef] = {}
+    for match, url, size in found:
+        subject, session = int(match["subject"]), int(match["session"])
+        if first := refs.get((subject, session)):
+            message = f"session {session} lies in {first.source} too, which is used; keep one of them"
+            problems.append(Problem(url, str(subject), None, "duplicate", message))
+            continue
+        refs[subject, session] = RecordingRef(corpus.name, str(subject), str(session), url, size)
+    return [refs[key] for key in sorted(refs)], problems
 
 
 def leaves_copy(root: str, url: str) -> bool:

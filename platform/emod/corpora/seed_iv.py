@@ -18,7 +18,7 @@ import scipy.io
 from emod import storage
 from emod.catalog import SimulateSettings
 from emod.corpora.contract import Corpus, Problem, Recording, RecordingHeader, RecordingRef
-from emod.corpora.inventory import find_objects
+from emod.corpora.inventory import find_sessions
 from emod.corpora.marker import scaled_seconds
 from emod.corpora.mat5 import Rows, TrialLayout, peek_trials, read_trials
 from emod.corpora.workbook import read_channel_order, table_ships, write_channel_order
@@ -40,16 +40,8 @@ class SeedIv(Corpus):
 
     def _inventory(self) -> tuple[list[RecordingRef], list[Problem]]:
         pattern = r"(?P<session>[123])/(?P<subject>\d+)_(?P<date>\d{8})\.mat"
-        found, problems = find_objects(self, _FOLDER, pattern, f"{_FOLDER}/1/1_20160518.mat")
-        refs: dict[tuple[int, int], RecordingRef] = {}
-        for match, url, size in found:
-            subject, session = int(match["subject"]), int(match["session"])
-            if first := refs.get((subject, session)):
-                message = f"session {session} lies in {first.source} too, which is used; keep one of them"
-                problems.append(Problem(url, str(subject), None, "duplicate", message))
-                continue
-            refs[subject, session] = RecordingRef(self.name, str(subject), str(session), url, size)
-        return [refs[key] for key in sorted(refs)], problems + self._labels[1] + self._order[1]
+        refs, problems = find_sessions(self, _FOLDER, pattern, f"{_FOLDER}/1/1_20160518.mat")
+        return refs, problems + self._labels[1] + self._order[1]
 
     def read(self, ref: RecordingRef) -> Recording:
         """Decodes one session's .mat (contract of `Corpus.read`)."""

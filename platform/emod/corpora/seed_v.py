@@ -24,7 +24,7 @@ from emod import storage
 from emod.catalog import SimulateSettings
 from emod.corpora.continuous import TrialMark, mark_trials
 from emod.corpora.contract import Corpus, CorpusError, Problem, Recording, RecordingHeader, RecordingRef
-from emod.corpora.inventory import find_objects, leaves_copy
+from emod.corpora.inventory import find_sessions, leaves_copy
 from emod.corpora.marker import scaled_seconds
 from emod.corpora.neuroscan_cnt import CntHeader, read_cnt_header, read_cnt_samples, write_cnt
 from emod.corpora.planning import generator
@@ -61,16 +61,8 @@ class SeedV(Corpus):
 
     def _inventory(self) -> tuple[list[RecordingRef], list[Problem]]:
         pattern = r"(?P<subject>\d+)_(?P<session>[123])_(?P<date>\d{8})\.cnt"
-        found, problems = find_objects(self, _FOLDER, pattern, f"{_FOLDER}/1_1_20180804.cnt")
-        refs: dict[tuple[int, int], RecordingRef] = {}
-        for match, url, size in found:
-            subject, session = int(match["subject"]), int(match["session"])
-            if first := refs.get((subject, session)):
-                message = f"session {session} lies in {first.source} too, which is used; keep one of them"
-                problems.append(Problem(url, str(subject), None, "duplicate", message))
-                continue
-            refs[subject, session] = RecordingRef(self.name, str(subject), str(session), url, size)
-        return [refs[key] for key in sorted(refs)], problems + self._times[1] + self._labels[1]
+        refs, problems = find_sessions(self, _FOLDER, pattern, f"{_FOLDER}/1_1_20180804.cnt")
+        return refs, problems + self._times[1] + self._labels[1]
 
     def read(self, ref: RecordingRef) -> Recording:
         """Decodes one session's .cnt (contract of `Corpus.read`); one cut short keeps the trials that are whole."""
