@@ -143,3 +143,20 @@ def test_a_worker_of_an_ingest_does_without_torch() -> None:
     source = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=source, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_result_is_told_as_soon_as_it_is_there(ray_cluster: None, tmp_path: Path) -> None:
+    """Recordings take minutes to hours; a bar that is one behind says nothing of the last."""
+    seen = tmp_path / "seen"
+
+    def task(item: int) -> dict[str, Any]:
+        deadline = time.monotonic() + 20
+        while item and not seen.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {"item": item, "first was told": seen.exists()}
+
+    told = []
+    for row in pipeline._run([0, 1], task, 1.0):
+        told.append(row)
+        seen.touch()
+    assert told[-1] == {"item": 1, "first was told": True}
