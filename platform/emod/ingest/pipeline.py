@@ -424,7 +424,8 @@ def _run(items: Sequence[Any], task: Callable[[Any], dict[str, Any]], num_cpus: 
 
     rows = ray.data.from_items([{"item": i} for i in range(len(items))], override_num_blocks=len(items))
     # Read ahead, each result would be held back until the next one is there: hours, for long recordings.
-    done = rows.map(guarded, num_cpus=num_cpus).iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    results = rows.map(guarded, num_cpus=num_cpus)
+    done = results.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
     for row in (row for table in done for row in table.to_pylist()):
         if row["kind"]:
             raise _ERRORS[row["kind"]](row["message"])
