@@ -76,7 +76,7 @@ def test_time_bias_alone_can_shift_by_one_token() -> None:
         attention.output.weight.copy_(torch.eye(4))
         attention.output.bias.zero_()
         attention.offset_bias[0, 3 + 1] = 50.0
-    x = torch.randn(1, 5, 4)
+    x = torch.randn(1, 5, 1, 4)
     torch.testing.assert_close(attention(x)[0, 1:], x[0, :-1])
 
 
@@ -84,6 +84,7 @@ def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     layer = AxialLayer(TINY.model_copy(update={"dropout": 0.5}))
     tokens = torch.randn(1, 2, 3, 6)
-    assert not torch.equal(layer(tokens), layer(tokens))
+    assert not torch.equal(layer(tokens, torch.tensor([1])), layer(tokens, torch.tensor([2])))
+    assert torch.equal(layer(tokens, torch.tensor([1])), layer(tokens, torch.tensor([1])))
     layer.eval()
-    assert torch.equal(layer(tokens), layer(tokens))
+    assert torch.equal(layer(tokens, torch.tensor([1])), layer(tokens, torch.tensor([2])))

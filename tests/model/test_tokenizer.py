@@ -83,5 +83,5 @@ def test_spectral_tokens_order_frequencies() -> None:
     torch.nn.init.constant_(branch.convolution.weight, 1.0)
     time = torch.arange(100) / 100
     eeg = torch.stack([torch.cos(2 * torch.pi * f * time) for f in (2, 48)])[:, None]
-    strength = branch(torch.fft.rfft(eeg, norm="forward").real, 5)[:, 0, 0]
+    strength = branch(torch.fft.rfft(eeg, norm="forward").real, 5)[:, 0, :, 0]
     assert strength.argmax(dim=1).tolist() == [0, 4]

@@ -84,18 +84,18 @@ def run_rank(rank: int, world_size: int, store_url: str, config: EmodConfig, fol
 
 
 def test_workers_take_the_steps_of_one(store_url: str, tiny: EmodConfig, tmp_path: Path) -> None:
-    """27 windows over 2, 3 and 4 workers: parts differ in length, between workers and between corpora."""
-    plain = tiny.model_copy(update={"dropout": 0.0, "pool_dropout": 0.0})
-    plan = new_pretrainer(ShardStore.open(store_url), plain, settings_of()).plan
+    """27 windows over 2, 3 and 4 workers, dropout on: parts differ in length, between workers and between corpora."""
+    assert min(tiny.dropout, tiny.pool_dropout) > 0
+    plan = new_pretrainer(ShardStore.open(store_url), tiny, settings_of()).plan
     sizes = [sum(map(len, plan.batch(0, rank=rank, world_size=4).values())) for rank in range(4)]
     assert sizes == [7, 7, 7, 6]
 
-    reports, weights = train_in_double(store_url, plain, None)
-    torch.multiprocessing.spawn(run_rank, args=(4, store_url, plain, str(tmp_path)), nprocs=4)
+    reports, weights = train_in_double(store_url, tiny, None)
+    torch.multiprocessing.spawn(run_rank, args=(4, store_url, tiny, str(tmp_path)), nprocs=4)
     untrained = Pretrainer(
         ShardStore.open(store_url),
         select_windows(ShardStore.open(store_url), CORPORA, {}),
-        plain,
+        tiny,
         settings_of(),
         seed=3,
         device=CPU,

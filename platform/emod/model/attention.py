@@ -8,14 +8,18 @@ not on attention probabilities. Shapes: B windows, C electrodes, N tokens, L ite
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
+from emod.model.attend import attend
+from emod.model.dropout import WindowDropout
+
+# Where a layer drops values: hidden units, and the output of each of its three branches.
+PLACES = 4
 
 
 class AxialAttention(nn.Module):
-    """Multi-head self-attention along the last but one axis; all axes before it are batch.
+    """Multi-head self-attention along the second axis of four; the axes beside it are batch.
 
     Args:
         width: D.
@@ -35,11 +39,9 @@ class AxialAttention(nn.Module):
             self.offset_bias = nn.Parameter(torch.zeros(heads, 2 * max_offset + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix the L items of every sequence; (..., L, D) -> (..., L, D)."""
-        length, width = x.shape[-2:]
-        q, k, v = self.qkv(x).view(-1, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(length))
-        output: Tensor = self.output(mixed.transpose(1, 2).reshape(x.shape))
+        """Mix the L items of every sequence; (O, L, I, D) -> (O, L, I, D), with O x I sequences."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        output: Tensor = self.output(attend(qkv, self._bias(x.shape[1])).flatten(3))
         return output
 
     def _bias(self, length: int) -> Tensor | None:
@@ -54,7 +56,7 @@ class AxialAttention(nn.Module):
 class AxialLayer(nn.Module):
     """One pre-norm layer: over electrodes at each token, over tokens at each electrode, feed-forward (EMOD eq. 3)."""
 
-    def __init__(self, config: EmodConfig) -> None:
+    def __init__(self, config: EmodConfig, number: int = 0) -> None:
         super().__init__()
         self.spatial_norm = nn.LayerNorm(config.width)
         self.spatial = AxialAttention(config.width, config.heads)
@@ -64,15 +66,18 @@ class AxialLayer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            WindowDropout(config.dropout, PLACES * number),
             nn.Linear(config.feed_forward, config.width),
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropouts = nn.ModuleList(WindowDropout(config.dropout, PLACES * number + i) for i in range(1, PLACES))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, C, N, D) -> (B, C, N, D)."""
-        by_moment = self.spatial_norm(tokens).transpose(1, 2)
-        tokens = tokens + self.dropout(self.spatial(by_moment)).transpose(1, 2)
-        tokens = tokens + self.dropout(self.temporal(self.temporal_norm(tokens)))
-        tokens = tokens + self.dropout(self.feed_forward(self.feed_forward_norm(tokens)))
-        return tokens
+    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+        """(B, C, N, D) and, in training, (B,) keys of the windows -> (B, C, N, D)."""
+        drop_spatial, drop_temporal, drop_last = self.dropouts
+        expand, activate, drop_hidden, contract = self.feed_forward
+        tokens = tokens + drop_spatial(self.spatial(self.spatial_norm(tokens)), keys)
+        by_electrode = self.temporal_norm(tokens).flatten(0, 1).unsqueeze(2)
+        tokens = tokens + drop_temporal(self.temporal(by_electrode).view(tokens.shape), keys)
+        hidden = drop_hidden(activate(expand(self.feed_forward_norm(tokens))), keys)
+        out: Tensor = tokens + drop_last(contract(hidden), keys)
+        return out

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
-from emod.model.attention import AxialLayer
+from emod.model.attention import PLACES, AxialLayer
+from emod.model.dropout import draw_keys
 from emod.model.heads import AttentionPool, ProjectionHead
 from emod.model.tokenizer import TripleDomainEncoder
 
@@ -39,17 +40,19 @@ class Emod(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = TripleDomainEncoder(config)
-        self.transformer = nn.Sequential(*(AxialLayer(config) for _ in range(config.layers)))
-        self.pool = AttentionPool(config.width, config.pool_dropout)
+        self.transformer = nn.ModuleList(AxialLayer(config, number) for number in range(config.layers))
+        self.pool = AttentionPool(config.width, config.pool_dropout, PLACES * config.layers)
         self.projection = ProjectionHead(config)
 
-    def tokens(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+    def tokens(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
         """Run the backbone.
 
         Args:
             eeg: (B, C, T) floats, normalised; T >= 1, shorter than the kernel too.
             channels: C electrode names, shared by the batch.
             sfreq_hz: Sampling rate of ``eeg``, > 0.
+            keys: (B,) int64, what dropout draws each window's choices from, in training; None takes them from torch's
+                generator.
 
         Returns:
             (B, C, N, D), N = ``count_tokens(T, sfreq_hz, config.token_rate_hz)``.
@@ -61,12 +64,18 @@ class Emod(nn.Module):
         if len(channels) != eeg.shape[1]:
             raise ValueError(f"channels: {len(channels)} names for {eeg.shape[1]} electrodes: give one name per row")
         n_tokens = count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)
-        tokens: Tensor = self.transformer(self.encoder(eeg, channels, n_tokens))
+        if keys is None and self.training:
+            keys = draw_keys(len(eeg), eeg.device)
+        tokens: Tensor = self.encoder(eeg, channels, n_tokens)
+        for layer in self.transformer:
+            tokens = layer(tokens, keys)
         return tokens
 
-    def embed(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+    def embed(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
         """Pool the tokens of each window; arguments as ``tokens``, returns (B, D)."""
-        embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz))
+        if keys is None and self.training:
+            keys = draw_keys(len(eeg), eeg.device)
+        embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz, keys), keys)
         return embedding
 
     def project(self, embedding: Tensor, groups: Tensor | None = None) -> Tensor:

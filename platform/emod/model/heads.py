@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
+from emod.model.dropout import WindowDropout
 
 
 class AttentionPool(nn.Module):
@@ -20,16 +21,16 @@ class AttentionPool(nn.Module):
     softmax would ignore it.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, place: int = 0) -> None:
         super().__init__()
         self.electrode_score = nn.Linear(width, 1, bias=False)
         self.token_score = nn.Linear(width, 1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropouts = nn.ModuleList(WindowDropout(dropout, place + i) for i in range(2))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, C, N, D) -> (B, D)."""
-        for score in (self.electrode_score, self.token_score):
-            tokens = (self.dropout(score(tokens).softmax(dim=1)) * tokens).sum(dim=1)
+    def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
+        """(B, C, N, D) and, in training, (B,) keys of the windows -> (B, D)."""
+        for score, drop in zip((self.electrode_score, self.token_score), self.dropouts, strict=True):
+            tokens = (drop(score(tokens).softmax(dim=1), keys) * tokens).sum(dim=1)
         return tokens
 
 

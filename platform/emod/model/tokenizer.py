@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
 from emod.model.electrodes import ElectrodeEmbedding
+from emod.model.pooled_convolution import fold_norm, pooled_convolution
 
 
 class ConvolutionBranch(nn.Module):
@@ -35,10 +36,16 @@ class ConvolutionBranch(nn.Module):
             n_tokens: N >= 1; may exceed L, spans then repeat points.
 
         Returns:
-            (B, D, C, N).
+            (B, C, N, D).
         """
-        features = F.gelu(self.norm(self.convolution(x.unsqueeze(1))))
-        return F.adaptive_avg_pool2d(features, (x.shape[1], n_tokens))
+        if x.requires_grad:  # somebody asks what the answer owes to the signal; training never does
+            features = F.gelu(self.norm(self.convolution(x.unsqueeze(1))))
+            return F.adaptive_avg_pool2d(features, (x.shape[1], n_tokens)).permute(0, 2, 3, 1)
+        weight, bias = self.convolution.weight[:, 0, 0], self.convolution.bias
+        assert bias is not None
+        norm = self.norm
+        folded = fold_norm(x, weight, bias, norm.weight, norm.bias, norm.num_groups, norm.eps)
+        return pooled_convolution(x, *folded, n_tokens)
 
 
 class TripleDomainEncoder(nn.Module):
@@ -66,6 +73,6 @@ class TripleDomainEncoder(nn.Module):
             (B, C, N, D).
         """
         spectrum = torch.fft.rfft(eeg, norm="forward").real
-        domains = torch.cat([self.temporal(eeg, n_tokens), self.spectral(spectrum, n_tokens)], dim=1)
+        domains = torch.cat([self.temporal(eeg, n_tokens), self.spectral(spectrum, n_tokens)], dim=-1)
         site: Tensor = self.electrodes(channels)
-        return F.gelu(self.fusion(domains.permute(0, 2, 3, 1))) + site.unsqueeze(1)
+        return F.gelu(self.fusion(domains)) + site.unsqueeze(1)

@@ -117,15 +117,23 @@ class RegionBalancedPlan:
         whole = {name: self._draw(corpus, step) for name, corpus in self._corpora.items()}
         if rank is None or world_size is None:
             return whole
+        return {name: whole[name][part] for name, part in self.parts(rank, world_size).items()}
+
+    def parts(self, rank: int, world_size: int) -> dict[str, slice]:
+        """Per corpus, which of the ``9 * rounds`` places of a batch are a rank's; the same at every step.
+
+        Raises:
+            ValueError: If ``rank`` is out of range.
+        """
         if not 0 <= rank < world_size:
             raise ValueError(f"rank = {rank}: give 0 <= rank < world_size = {world_size}")
         share, left = divmod(N_REGIONS * self.rounds, world_size)
         parts = {}
-        for number, (name, rows) in enumerate(whole.items()):
+        for number, name in enumerate(self._corpora):
             # The left-over rows of corpus 0 go to ranks 0, 1, ...; the next corpus carries on where it stopped.
             extra = (np.arange(world_size) - number * left) % world_size < left
-            end = (share + extra).cumsum()[rank]
-            parts[name] = rows[end - share - extra[rank] : end]
+            end = int((share + extra).cumsum()[rank])
+            parts[name] = slice(end - share - int(extra[rank]), end)
         return parts
 
     def draws(self, step: int) -> dict[str, Rows]:

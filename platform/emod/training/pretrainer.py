@@ -20,10 +20,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from emod.affect import va_region
+from emod.affect import N_REGIONS, va_region
 from emod.catalog import EmodConfig, PretrainSettings
 from emod.errors import DataError
 from emod.model import Emod
+from emod.model.dropout import GOLDEN
 from emod.objective import contrastive_loss, gather_rows, va_weights
 from emod.sampling import RegionBalancedPlan
 from emod.shards import ShardStore
@@ -166,23 +167,30 @@ class Pretrainer:
 
     def _read(self, step: int) -> list[_Part]:
         drawn = self.plan.batch(step, rank=self._rank, world_size=self._world_size)
+        places = self.plan.parts(self._rank, self._world_size)
+        keys = self._keys(step)
         return [
             _Part(
                 name,
                 number,
                 torch.from_numpy(self._store.windows(name, self._corpora[name].rows[picks])),
                 torch.from_numpy(self._corpora[name].va[picks]),
+                keys[number, places[name]],
             )
             for number, (name, picks) in enumerate(drawn.items())
             if picks.size
         ]
 
+    def _keys(self, step: int) -> Tensor:
+        """(corpora, places) int64: what chance each window of the global batch gets, whoever computes it."""
+        shape = len(self.plan.corpora), N_REGIONS * self.plan.rounds
+        first = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64).view(np.int64)[0]
+        return torch.arange(int(np.prod(shape))).mul_(GOLDEN).add_(int(first)).view(shape)
+
     def _take_step(self, parts: list[_Part], began: float, data_wait_s: float) -> StepReport:
         rate = self.learning_rate(self.next_step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        # Dropout depends on the step alone, not on what ran before, so a resumed run draws what the first would have.
-        torch.manual_seed(int(np.random.SeedSequence([self._seed, self.next_step, self._rank]).generate_state(1)[0]))
         embedding, va, corpus_ids = self._embed(parts)
         if self._group is not None:
             embedding, va, corpus_ids = (gather_rows(rows, self._group)[0] for rows in (embedding, va, corpus_ids))
@@ -211,8 +219,8 @@ class Pretrainer:
         embeddings, points, ids = [], [], []
         for part in parts:
             corpus = self._corpora[part.corpus]
-            windows = part.windows.to(self._device, non_blocking=True)
-            embeddings.append(self.model.embed(windows, corpus.channels, corpus.sfreq_hz))
+            windows, keys = (tensor.to(self._device, non_blocking=True) for tensor in (part.windows, part.keys))
+            embeddings.append(self.model.embed(windows, corpus.channels, corpus.sfreq_hz, keys))
             points.append(part.va.to(self._device))
             ids.append(torch.full((len(part.va),), part.number, device=self._device))
         return torch.cat(embeddings), torch.cat(points), torch.cat(ids)
@@ -252,3 +260,4 @@ class _Part:
     number: int
     windows: Tensor
     va: Tensor
+    keys: Tensor

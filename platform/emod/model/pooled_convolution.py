@@ -1,0 +1,167 @@
+"""Convolution, GroupNorm, GELU and the mean of each token's span in one pass, without the activation between them.
+
+The activation of a window of 62 x 2000 has 16 million values. Nothing needs them all at once:
+
+- GroupNorm's statistics of a convolution with K taps follow from two moments of the input's patches, their mean and
+  their K x K second moment, so normalisation folds into the filters, window by window (`fold_norm`).
+- What is left, filter, GELU and mean, is done for a few thousand points at a time, and again in the backward pass
+  (`_Pooled`).
+
+Shapes: B windows, C electrodes, L points of a branch's axis, N tokens, D filters, K taps, S points of the longest span.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["fold_norm", "pooled_convolution", "token_spans"]
+
+# Points in flight: with D = 128 some megabytes, which caches hold.
+_POINTS = 8192
+
+
+def token_spans(n_points: int, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """First point and length of each token's span: floor(i L / N) .. ceil((i + 1) L / N); two (N,) integer tensors."""
+    token = torch.arange(n_tokens)
+    start = token * n_points // n_tokens
+    return start, -(-(token + 1) * n_points // n_tokens) - start
+
+
+def fold_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The filters that give the group-normalised convolution of each window directly.
+
+    With patches p of x (zeros beyond the ends), the convolution is y_d = w_d . p + b_d, so over all electrodes and
+    points mean(y_d) = w_d . m + b_d and mean(y_d^2) = w_d' M w_d + 2 b_d w_d . m + b_d^2 where m = mean(p) and
+    M = mean(p p').
+
+    Args:
+        x: (B, C, L).
+        weight: (D, K).
+        bias: (D,).
+        gain: (D,) of the norm.
+        offset: (D,) of the norm.
+        groups: Of the norm, a divisor of D.
+        eps: Of the norm.
+
+    Returns:
+        (B, D, K) filters and (B, D) biases, in the dtype of x.
+    """
+    taps = weight.shape[1]
+    first, second = _patch_moments(_pad(x, taps), taps)
+    # A variance as a difference of means wants the digits; these tensors are small.
+    w, b = weight.double(), bias.double()
+    level = first.double() @ w.T  # (B, D): w_d . m
+    power = torch.einsum("dk,bkj,dj->bd", w, second.double(), w) + (2 * level + b) * b
+    level = level + b
+    mean = level.view(len(x), groups, -1).mean(dim=2)
+    variance = power.view(len(x), groups, -1).mean(dim=2) - mean**2
+    width = weight.shape[0] // groups
+    scale = gain.double() * torch.rsqrt(variance.clamp(min=0) + eps).repeat_interleave(width, dim=1)
+    shift = scale * (b - mean.repeat_interleave(width, dim=1)) + offset.double()
+    return (scale[:, :, None] * w).to(x.dtype), shift.to(x.dtype)
+
+
+def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor, n_tokens: int) -> Tensor:
+    """Mean over each token's span of GELU(filters * x): one pass, differentiable in the filters only.
+
+    Args:
+        x: (B, C, L); no gradient flows to it.
+        weight: (B, D, K), each window's own filters.
+        bias: (B, D).
+        n_tokens: N >= 1; may exceed L, spans then repeat points.
+
+    Returns:
+        (B, C, N, D).
+    """
+    taps, n_points = weight.shape[2], x.shape[2]
+    start, length = token_spans(n_points, n_tokens)
+    span = int(length.max())
+    # Row j of the strips holds the j-th point of every token's span, so taps and points are both slices of rows.
+    point = (start + torch.arange(span + taps - 1)[:, None]).clamp(max=n_points + taps - 2)
+    strips = _pad(x, taps)[:, :, point.to(x.device)].transpose(1, 2).contiguous()  # (B, S + K - 1, C, N)
+    pooled: Tensor = _Pooled.apply(strips, weight, bias, length.to(x.device))  # type: ignore[no-untyped-call]
+    return pooled
+
+
+def _pad(x: Tensor, taps: int) -> Tensor:
+    return F.pad(x, ((taps - 1) // 2, taps // 2))
+
+
+@torch.no_grad()
+def _patch_moments(padded: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """(B, K) means and (B, K, K) second moments of all patches of each window."""
+    firsts, seconds = [], []
+    for window in padded:
+        patches = window.unfold(1, taps, 1).permute(2, 0, 1).reshape(taps, -1)
+        firsts.append(patches.mean(dim=1))
+        seconds.append(patches @ patches.T / patches.shape[1])
+    return torch.stack(firsts), torch.stack(seconds)
+
+
+class _Pooled(torch.autograd.Function):
+    """GELU of filtered strips, averaged over rows; the backward pass filters them again."""
+
+    @staticmethod
+    def forward(ctx: Any, strips: Tensor, weight: Tensor, bias: Tensor, length: Tensor) -> Tensor:
+        ctx.save_for_backward(strips, weight, bias, length)
+        filters = torch.cat([weight, bias[:, :, None]], dim=2)  # the last tap meets a row of ones
+        windows, _, electrodes, tokens = strips.shape
+        out = strips.new_zeros(windows, weight.shape[1], electrodes, tokens)
+        for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
+            active = _filter(filters[window], patches)
+            torch.ops.aten.gelu_(active)
+            summed = active.sum(dim=1)
+            if overhang is not None:
+                summed -= active[:, -1] * overhang
+            out[window, :, where] += summed.view(-1, patches.shape[2], tokens)
+        return (out / length).permute(0, 2, 3, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        strips, weight, bias, length = ctx.saved_tensors
+        filters = torch.cat([weight, bias[:, :, None]], dim=2)
+        grad = (grad_outputs[0].permute(0, 3, 1, 2) / length).contiguous()  # (B, D, C, N)
+        grad_filters = torch.zeros_like(filters)
+        for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
+            before = _filter(filters[window], patches)
+            incoming = grad[window, :, where].reshape(len(before), 1, -1).expand_as(before)
+            slope = torch.ops.aten.gelu_backward(incoming, before)
+            if overhang is not None:
+                slope[:, -1] *= 1 - overhang
+            grad_filters[window].addmm_(slope.flatten(1), patches.flatten(1).T)
+        return None, grad_filters[:, :, :-1], grad_filters[:, :, -1], None
+
+
+def _filter(filters: Tensor, patches: Tensor) -> Tensor:
+    """(D, K + 1) filters of (K + 1, rows, c, N) patches -> (D, rows, c N)."""
+    return (filters @ patches.flatten(1)).view(len(filters), patches.shape[1], -1)
+
+
+def _blocks(strips: Tensor, taps: int, length: Tensor) -> Any:
+    """(window, electrodes, (K + 1, rows, c, N) patches, overhang) of blocks of strips that caches hold.
+
+    Spans differ by a point; ``overhang`` (c N,) is 1 where the block's last row lies beyond a token's span, else None.
+    """
+    windows, rows, electrodes, tokens = strips.shape
+    span = rows - taps + 1
+    height = min(electrodes, max(1, _POINTS // (tokens * span)))
+    depth = min(span, max(1, _POINTS // (tokens * height)))
+    beyond = (length < span).to(strips.dtype)
+    uneven = bool(beyond.any())
+    for window in range(windows):
+        for top in range(0, electrodes, height):
+            where = slice(top, min(electrodes, top + height))
+            n_electrodes = where.stop - top
+            for first in range(0, span, depth):
+                last = min(span, first + depth)
+                patches = strips.new_ones(taps + 1, last - first, n_electrodes, tokens)
+                view = strips[window, first : last + taps - 1, where].unfold(0, taps, 1)
+                patches[:taps] = view.permute(3, 0, 1, 2)
+                overhang = beyond.repeat(n_electrodes) if uneven and last == span else None
+                yield window, where, patches, overhang
