@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from emod.catalog.model import EmodConfig
 from emod.model.attend import attend
 from emod.model.dropout import WindowDropout
+from emod.model.hidden import contract_hidden
 
 # Where a layer drops values: hidden units, and the output of each of its three branches.
 PLACES = 4
@@ -74,10 +75,14 @@ class AxialLayer(nn.Module):
     def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, C, N, D) and, in training, (B,) keys of the windows -> (B, C, N, D)."""
         drop_spatial, drop_temporal, drop_last = self.dropouts
-        expand, activate, drop_hidden, contract = self.feed_forward
+        expand, _, drop_hidden, contract = self.feed_forward
+        assert isinstance(contract, nn.Linear)
+        assert isinstance(drop_hidden, WindowDropout)
         tokens = tokens + drop_spatial(self.spatial(self.spatial_norm(tokens)), keys)
         by_electrode = self.temporal_norm(tokens).flatten(0, 1).unsqueeze(2)
         tokens = tokens + drop_temporal(self.temporal(by_electrode).view(tokens.shape), keys)
-        hidden = drop_hidden(activate(expand(self.feed_forward_norm(tokens))), keys)
-        out: Tensor = tokens + drop_last(contract(hidden), keys)
+        hidden = expand(self.feed_forward_norm(tokens))
+        keep = drop_hidden.keep(hidden, keys)
+        contracted = contract_hidden(hidden, keep, drop_hidden.scale, contract.weight, contract.bias)
+        out: Tensor = tokens + drop_last(contracted, keys)
         return out

@@ -70,23 +70,31 @@ class WindowDropout(nn.Module):
         self.p = p
         self.place = place
 
-    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """(B, ...) and (B,) keys, which may be absent in evaluation -> (B, ...)."""
+    @property
+    def scale(self) -> float:
+        """Of the values that stay."""
+        return 1 / (1 - round(self.p * 2**16) / 2**16)
+
+    def keep(self, x: Tensor, keys: Tensor | None) -> Tensor | None:
+        """Which values of (B, ...) stay, booleans of its shape; None for all."""
         if not self.training or self.p == 0:
-            return x
+            return None
         assert keys is not None, "training draws keys"
         own = mix(keys + (self.place * GOLDEN + 2**63) % 2**64 - 2**63)
-        dropped: Tensor = _Drop.apply(x, own, self.p)  # type: ignore[no-untyped-call]
-        return dropped
+        return keep_mask(own, x[0].numel(), self.p).view(x.shape)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """(B, ...) and (B,) keys, which may be absent in evaluation -> (B, ...)."""
+        keep = self.keep(x, keys)
+        return x if keep is None else _Drop.apply(x, keep, self.scale)  # type: ignore[no-untyped-call]
 
 
 class _Drop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, keys: Tensor, p: float) -> Tensor:
-        keep = keep_mask(keys, x[0].numel(), p).view(x.shape)
-        ctx.scale = 1 / (1 - round(p * 2**16) / 2**16)
+    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
         ctx.save_for_backward(keep)
-        dropped: Tensor = torch.ops.aten.native_dropout_backward(x, keep, ctx.scale)  # x * keep * scale in one pass
+        dropped: Tensor = torch.ops.aten.native_dropout_backward(x, keep, scale)  # x * keep * scale in one pass
         return dropped
 
     @staticmethod
