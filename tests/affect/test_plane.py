@@ -22,8 +22,8 @@ RELEASED = {
         "anger": (3, 6), "fear": (3, 6), "surprise": (4, 6),
     },
     "mped": {
-        "neutral": (4, 4), "joy": (7, 6), "funny": (6, 5), "anger": (3, 6),
-        "fear": (3, 6), "disgust": (2, 5), "sad": (3, 5),
+        "neutral": (4, 4), "joy": (7, 6), "funny": (6, 5), "angry": (3, 6),
+        "fear": (3, 6), "disgust": (2, 5), "sadness": (3, 5),
     },
 }  # fmt: skip
 

@@ -166,7 +166,7 @@ def test_sixteen_columns_are_kept_and_said_once(root: Path) -> None:
         np.testing.assert_array_equal(one, other.eeg_uv)
 
 
-@pytest.mark.parametrize("subject", [8, 24, 28])
+@pytest.mark.parametrize("subject", [8, 28])
 def test_long_videos_that_nobody_saw_are_known(tmp_path: Path, subject: int) -> None:
     write_subject(tmp_path, subject)
     stored = scipy.io.loadmat(object_of(tmp_path, subject))
@@ -190,6 +190,44 @@ def test_long_videos_that_one_rated_or_not_are_used_or_known(tmp_path: Path) -> 
     corpus = open_corpus("amigos", tmp_path, strict=True)
     assert [trial.trial for trial in corpus.trials()] == ALL
     assert corpus.problems == []
+
+
+SKIPPED_ELSEWHERE = (9, 12, 21, 22, 23, 24, 33)
+
+
+def test_participants_that_other_tools_skip_are_kept_and_said(tmp_path: Path) -> None:
+    corpus = Amigos(str(tmp_path))
+    plans = corpus.plan_recordings(SimulateSettings(subjects=40, trials=1, time_scale=0.001))
+    for plan in plans:
+        corpus.write_recording(plan, TagSignal().record(plan))
+    trials = {trial.subject for trial in corpus.trials()}
+    assert len(trials) == 40
+    said = [problem for problem in corpus.problems if problem.trial is None]
+    assert [problem.subject for problem in said] == [f"P{subject:02d}" for subject in SKIPPED_ELSEWHERE]
+    assert {problem.code for problem in said} == {"disputed"}
+    assert said[0].message.startswith("other tools leave P09 out for invalid data; kept")
+    assert said[0] in corpus.peek(corpus.references()[8]).problems
+    listed = ", ".join(map(str, SKIPPED_ELSEWHERE[:-1]))
+    assert any(f"participants {listed} and 33" in line for line in corpus.catalog.uncertain)
+
+
+def test_simulated_participants_are_not_suspected(tmp_path: Path) -> None:
+    simulate_corpus(
+        "amigos", str(tmp_path / "copy"), SimulateSettings(subjects=9, trials=1, time_scale=0.001), TagSignal()
+    )
+    assert read(tmp_path / "copy") == (["1"] * 9, [])
+
+
+def test_participant_of_whom_nothing_is_kept_is_not_said_to_be(tmp_path: Path) -> None:
+    write_subject(tmp_path, 9)
+    stored = scipy.io.loadmat(object_of(tmp_path, 9))
+    stored["labels_selfassessment"] = np.full((1, 20), None)
+    for cell in range(20):
+        stored["labels_selfassessment"][0, cell] = np.empty((1, 0))
+    scipy.io.savemat(object_of(tmp_path, 9), {name: value for name, value in stored.items() if name[0] != "_"})
+    found, problems = read(tmp_path)
+    assert found == []
+    assert {problem.code for problem in problems} == {"label"}
 
 
 class TestVideoIds:

@@ -79,16 +79,16 @@ def test_triggers_are_found_below_the_amplifiers_own_bits(high_bits: int) -> Non
     values = digital()
     values[3] = high_bits
     values[3, 20:30] |= 268
-    values[3, 30:40] |= 12  # another code at once is the same pulse
+    values[3, 30:40] |= 12  # another code at once is the same pulse, and not the one it begins with
     values[3, 150] |= 1
     values[3, 100:] ^= 2**17  # a change of the amplifier's state is no trigger
-    assert read_bdf_channels(io.BytesIO(encode_bdf(LABELS, values, RATE)), ["Cz"])[1] == [20, 150]
+    assert read_bdf_channels(io.BytesIO(encode_bdf(LABELS, values, RATE)), ["Cz"])[1] == [(20, 268), (150, 1)]
 
 
 def test_trigger_that_is_on_from_the_start_counts() -> None:
     values = digital()
     values[3, :5] |= 268
-    assert read_bdf_channels(io.BytesIO(encode_bdf(LABELS, values, RATE)), ["Cz"])[1] == [0]
+    assert read_bdf_channels(io.BytesIO(encode_bdf(LABELS, values, RATE)), ["Cz"])[1] == [(0, 268)]
 
 
 @pytest.mark.parametrize("lost", [1, 767, 768, 769, 768 * 2 + 5])

@@ -20,12 +20,22 @@ from emod.catalog.corpus import Missing
 from emod.corpora import READERS, Corpus, RecordingHeader, open_corpus, simulate_corpus
 from emod.corpora.doctor import Diagnosis, Finding, Look, compare, examine, numbers
 from emod.errors import DataError, RequestError
-from emod.simulation import TagSignal
+from emod.simulation import RecordingPlan, SignalSource, TagSignal
 from tests.golden.deap import pickle_as_python2
 
 
-def simulate(name: str, root: Path, **settings: Any) -> Path:
-    simulate_corpus(name, str(root), SimulateSettings(**{"time_scale": 0.03, **settings}), TagSignal())
+class Louder:
+    """The tags, times a factor: another unit."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def record(self, plan: RecordingPlan) -> list[Any]:
+        return [self._factor * piece_uv for piece_uv in TagSignal().record(plan)]
+
+
+def simulate(name: str, root: Path, source: SignalSource | None = None, **settings: Any) -> Path:
+    simulate_corpus(name, str(root), SimulateSettings(**{"time_scale": 0.03, **settings}), source or TagSignal())
     return root
 
 
@@ -217,6 +227,30 @@ def test_only_decoding_finds_a_lost_electrode(root_of: Callable[[str], Path]) ->
     assert examine(open_corpus("dasps", root)).complete
     fault = only_fault(examine(open_corpus("dasps", root), full=True, jobs=1))
     assert (fault.topic, fault.code, fault.subject, fault.trial) == ("trials", "flat", "S03", "5")
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1e-6, "volts"), (1e-3, "millivolts"), (1e3, "nanovolts or counts")])
+@pytest.mark.parametrize("name", ["deap", "mdme", "faced"])
+def test_only_decoding_finds_another_unit(name: str, factor: float, unit: str, tmp_path: Path) -> None:
+    time_scale = 3 / load_corpus(name).longest_trial_s
+    size: Any = {"subjects": 2, "trials": 2, "sessions": 1, "time_scale": time_scale}
+    root = simulate(name, tmp_path / "copy", Louder(factor), **size)
+    assert examine(open_corpus(name, root)).complete
+    diagnosis = examine(open_corpus(name, root), full=True, jobs=1)
+    found = faults(diagnosis)
+    assert [(fault.topic, fault.code, fault.trial) for fault in found] == [("amplitude", "amplitude", None)] * 2
+    assert len({fault.subject for fault in found}) == 2
+    assert all(fault.cure.startswith(f"perhaps {unit}: ") for fault in found)
+    assert diagnosis.verdict == "NOT complete: amplitude odd in 2 recordings"
+
+
+def test_one_trial_of_another_unit_is_named(root_of: Callable[[str], Path]) -> None:
+    root = root_of("dasps")
+    with h5py.File(root / "S03preprocessed.mat", "r+") as file:
+        file["data"][4:6] *= 1e-6  # the two halves of situation 3
+    found = faults(examine(open_corpus("dasps", root), full=True, jobs=1))
+    assert [(fault.topic, fault.subject) for fault in found] == [("amplitude", "S03")]
+    assert "2 of 12 trials (5, 6)" in found[0].what
 
 
 def test_off_scale_rating_is_found_in_headers(root_of: Callable[[str], Path]) -> None:

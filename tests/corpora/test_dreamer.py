@@ -251,6 +251,8 @@ class TestElectrodes:
     ("name", "value", "codes"),
     [
         ("noOfSubjects", 23.0, ["layout"]),
+        ("noOfVideoSequences", 18.0, ["layout"]),
+        ("noOfVideoSequences", "three", []),
         ("EEG_SamplingRate", 256.0, ["shape"] * 3),
         ("EEG_SamplingRate", "fast", ["layout"]),
         ("Data", np.array([[1, "a"]], dtype=object)[:, :1], ["layout", "unreadable"]),
@@ -284,9 +286,26 @@ def test_trials_beyond_the_expected_and_missing_ones(root: Path) -> None:
         eeg = dreamer[0, 0]["Data"][0, 1]["EEG"][0, 0]
         eeg[half][0, 0] = np.concatenate([eeg[half][0, 0], eeg[half][0, 0][:1]])
     save(root, dreamer)
-    found, (problem,) = read(root)
+    found, problems = read(root)
     assert found == without("1", "3")
-    assert (problem.subject, problem.trial, problem.code) == ("1", "3", "missing")
+    assert [(problem.subject, problem.trial, problem.code) for problem in problems] == [
+        ("1", "3", "missing"),
+        ("2", None, "unexpected_object"),
+    ]
+    assert "EEG.baseline has 4, EEG.stimuli has 4, expected 3" in problems[1].message
+    corpus = open_corpus("dreamer", root)
+    assert corpus.peek(corpus.references()[1]).problems == (problems[1],)
+
+
+@pytest.mark.parametrize("name", ["ScoreValence", "ScoreArousal"])
+def test_scores_beyond_the_expected_are_said(root: Path, name: str) -> None:
+    dreamer = struct_of(root)
+    dreamer[0, 0]["Data"][0, 1][name][0, 0] = np.ones((5, 1), np.uint8)
+    save(root, dreamer)
+    found, (problem,) = read(root)
+    assert found == ALL
+    assert (problem.subject, problem.code) == ("2", "unexpected_object")
+    assert f"{name} has 5, expected 3" in problem.message
 
 
 def test_more_subjects_than_published_are_refused(root: Path) -> None:

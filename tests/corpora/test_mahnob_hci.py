@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from emod import storage
 from emod.catalog import SimulateSettings, load_corpus
 from emod.corpora import CorpusError, Problem, Recording, mahnob_hci, open_corpus, simulate_corpus
+from emod.corpora.doctor import Diagnosis, examine
 from emod.simulation import TagSignal
 
 SETTINGS = SimulateSettings(subjects=1, trials=3, time_scale=0.03)
@@ -55,13 +57,13 @@ def edit_bdf(root: Path, at: int, text: str) -> None:
     bdf(root).write_bytes(bytes(content))
 
 
-def edit_status(root: Path, pulses: list[tuple[int, int]]) -> None:
-    """Status with a code of 268 in the spans given and none elsewhere."""
+def edit_status(root: Path, pulses: list[tuple[int, int]], code_of: Sequence[int] = ()) -> None:
+    """Status with a code of 268, or those given, in the spans given and none elsewhere."""
     content = bytearray(bdf(root).read_bytes())
     seconds = int(content[236:244])
     codes = np.zeros(256 * seconds, int)
-    for start, stop in pulses:
-        codes[start:stop] = 268
+    for (start, stop), code in zip(pulses, code_of or [268] * len(pulses), strict=True):
+        codes[start:stop] = code
     body = np.frombuffer(content, np.uint8, offset=256 * 48).reshape(seconds, 47, 256, 3).copy()
     body[:, STATUS_ROW, :, 0] = (codes % 256).reshape(seconds, 256)
     body[:, STATUS_ROW, :, 1] = (codes // 256).reshape(seconds, 256)
@@ -148,6 +150,14 @@ class TestStatus:
         assert (problem.source, problem.trial, problem.code) == (str(bdf(root)), "2", "label")
         assert f"{len(pulses)} pulses" in problem.message
 
+    @pytest.mark.parametrize("codes", [(5, 7), (268, 7), (5, 268), (1, 1)])
+    def test_pulses_of_other_codes_are_kept_and_said(self, root: Path, codes: tuple[int, int]) -> None:
+        edit_status(root, [(7680, 7700), (8192, 8212)], codes)
+        trials, (problem,) = read(root)
+        assert trials == ["1", "2", "3"]
+        assert (problem.trial, problem.code) == ("2", "layout")
+        assert f"code {codes[0]}, {codes[1]} where 268 is published" in problem.message
+
     @pytest.mark.parametrize("start", [7679, 7681, 5120])
     def test_start_elsewhere_is_kept_and_said(self, root: Path, start: int) -> None:
         edit_status(root, [(start, start + 20), (start + 512, start + 530)])
@@ -216,18 +226,45 @@ class TestSessionXml:
         assert sum("taken for trial" in message for message in messages) == 2
         assert any("folders of trials [3, 2]" in message for message in messages)
 
-    @pytest.mark.parametrize("text", ["", "7", "x", "0"])
+    @pytest.mark.parametrize("text", ["", "7", "x", "0", "90", "8"])
     def test_name_serves_where_the_cut_number_does_not(self, root: Path, text: str) -> None:
         edit_xml(root, 'cutNr="[0-9]+"', f'cutNr="{text}"')
         trials, problems = read(root)
         assert trials == ["1", "2", "3"]
         assert {problem.code for problem in problems} == {"label_disagreement"}
 
-    def test_number_that_another_session_has_is_a_duplicate(self, root: Path) -> None:
-        edit_xml(root, 'cutNr="4"', 'cutNr="2"')
+    @pytest.mark.parametrize("cuts", [(2, 90, 2), (2, 2, 6), (4, 4, 6), (4, 6, 6), (6, 6, 4), (2, 2, 2), (4, 2, 2)])
+    def test_number_that_another_session_has_costs_no_session(self, root: Path, cuts: tuple[int, ...]) -> None:
+        """Whichever comes first: each gets the number of its name, which no two share."""
+        for trial, cut in enumerate(cuts, start=1):
+            if cut != 2 * trial:
+                edit_xml(root, 'cutNr="[0-9]+"', f'cutNr="{cut}"', trial)
+        one = recording(root)
+        assert {span.source: span.trial for span in one.spans} == {str(bdf(root, n)): str(n) for n in (1, 2, 3)}
+        assert {problem.code for problem in one.problems} == {"label_disagreement"}
+        taken = {problem.trial for problem in one.problems if "taken for trial" in problem.message}
+        assert taken == {str(trial) for trial, cut in enumerate(cuts, start=1) if cut != 2 * trial}
+
+    def test_number_of_a_session_without_labels_stays_its_own(self, root: Path) -> None:
+        bdf(root).with_name("session.xml").unlink()
+        edit_xml(root, 'cutNr="[0-9]+"', 'cutNr="4"', trial=3)
         trials, problems = read(root)
         assert trials == ["1", "3"]
-        assert {problem.code for problem in problems} == {"label_disagreement", "duplicate", "missing"}
+        assert [(p.trial, p.code) for p in problems if "folders" not in p.message] == [
+            ("2", "missing"),
+            ("3", "label_disagreement"),
+        ]
+
+    def test_session_that_is_no_trial_by_either_number_is_left_out(self, root: Path) -> None:
+        bdf(root).rename(bdf(root).with_name("Part_1_S_Trial7_emotion.bdf"))
+        edit_xml(root, 'cutNr="4"', 'cutNr="90"')
+        trials, problems = read(root)
+        assert trials == ["1", "3"]
+        assert {(p.trial, p.code) for p in problems} == {
+            ("7", "label_disagreement"),
+            ("7", "unexpected_object"),
+            ("2", "missing"),
+        }
 
     def test_folder_that_was_renamed_is_said(self, root: Path) -> None:
         bdf(root).parent.rename(root / "Sessions" / "3700")
@@ -382,6 +419,88 @@ def test_neutral_sessions_and_unusable_subjects_are_published_so(root: Path) -> 
         (n, "left_out") for n in ("1", "12", "26")
     }
     assert any("2 neutral sessions" in problem.message for problem in corpus.problems)
+
+
+class TestDisputedSubject:
+    """Of subject 26 two sources count nothing and one all: what is there is read, and never silently."""
+
+    @staticmethod
+    def add(root: Path, subject: int = 26) -> list[Path]:
+        """The three sessions as this subject's, too."""
+        added = []
+        for trial in (1, 2, 3):
+            folder = root / "Sessions" / str(130 * (subject - 1) + 2 * trial)
+            folder.mkdir()
+            text = bdf(root, trial).with_name("session.xml").read_text()
+            (folder / "session.xml").write_text(text.replace('<subject id="1"', f'<subject id="{subject}"'))
+            added.append(folder / f"Part_{subject}_S_Trial{trial}_emotion.bdf")
+            content = bdf(root, trial).read_bytes()
+            added[-1].write_bytes(content[:2000] + bytes([subject]) + content[2001:])  # else doctor calls it a double
+        return added
+
+    @staticmethod
+    def diagnose(root: Path) -> Diagnosis:
+        return examine(open_corpus("mahnob_hci", root), full=True, jobs=1)
+
+    def test_sessions_are_read_and_said(self, root: Path) -> None:
+        first = self.add(root)[0]
+        corpus = open_corpus("mahnob_hci", root)
+        assert [(t.subject, t.trial) for t in corpus.trials()] == [(s, t) for s in ("1", "26") for t in "123"]
+        (problem,) = corpus.problems
+        assert (problem.source, problem.subject, problem.code) == (str(first), "26", "disputed")
+        assert problem.message.startswith("3 emotional sessions of subject 26")
+        diagnosis = self.diagnose(root)
+        assert diagnosis.complete
+        assert {(f.level, f.topic, f.subject) for f in diagnosis.findings} == {
+            ("notice", "layout", "26"),
+            ("notice", "objects", "26"),
+        }
+
+    def test_absent_sessions_are_no_fault(self, root: Path) -> None:
+        shutil.rmtree(self.add(root)[1].parent)
+        corpus = open_corpus("mahnob_hci", root)
+        assert [t.trial for t in corpus.trials() if t.subject == "26"] == ["1", "3"]
+        assert {problem.code for problem in corpus.problems} == {"disputed", "left_out"}
+        assert self.diagnose(root).complete
+
+    @pytest.mark.parametrize("broken", [1, 3])
+    def test_unusable_sessions_are_as_published(self, root: Path, broken: int) -> None:
+        for path in self.add(root)[:broken]:
+            path.write_bytes(b"")
+        corpus = open_corpus("mahnob_hci", root)
+        assert [t.trial for t in corpus.trials() if t.subject == "26"] == ["1", "2", "3"][broken:]
+        assert [(p.trial, p.code) for p in corpus.problems] == [
+            (None, "disputed"),
+            *((str(n), "left_out") for n in range(1, broken + 1)),
+        ]
+        assert "no BDF" in corpus.problems[1].message
+        diagnosis = self.diagnose(root)
+        assert diagnosis.complete
+        assert "fault" not in {check.state for check in diagnosis.checks}
+        bdf(root).write_bytes(b"")
+        assert not self.diagnose(root).complete
+
+    def test_links_out_of_the_copy_are_not_read(self, root: Path, tmp_path: Path) -> None:
+        for path in self.add(root):
+            shutil.move(path, tmp_path / path.name)
+            path.symlink_to(tmp_path / path.name)
+        corpus = open_corpus("mahnob_hci", root)
+        assert {trial.subject for trial in corpus.trials()} == {"1"}
+
+    @pytest.mark.parametrize("subject", [12, 15])
+    def test_subjects_that_nobody_lists_are_left_out(self, root: Path, subject: int) -> None:
+        self.add(root, subject)
+        corpus = open_corpus("mahnob_hci", root)
+        assert {trial.subject for trial in corpus.trials()} == {"1"}
+        assert [(p.subject, p.code) for p in corpus.problems] == [(str(subject), "left_out")]
+
+
+def test_fault_of_a_usable_subjects_object_is_not_called_published(root: Path) -> None:
+    bdf(root).unlink()
+    bdf(root).symlink_to("nowhere")
+    trials, problems = read(root)
+    assert trials == ["1", "3"]
+    assert {(p.source, p.code) for p in problems} == {(str(bdf(root)), "unreadable"), (str(bdf(root, 1)), "missing")}
 
 
 def test_session_twice_is_listed(root: Path) -> None:

@@ -8,6 +8,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,43 @@ def test_damage_inside_one_variable_costs_that_trial(tmp_path: Path) -> None:
     recording = read(ref)
     assert [span.trial for span in recording.spans] == ["1", "3"]
     assert [(problem.trial, problem.code) for problem in recording.problems] == [("2", "unreadable")]
+
+
+def test_no_message_repeats_what_a_variable_is_called(tmp_path: Path) -> None:
+    good = {f"liuqiujun_eeg{n}": signal(n, samples=1000) for n in (1, 2, 3)}
+    ref = written(tmp_path / "x.mat", good, do_compression=True)
+    content = bytearray(Path(ref.source).read_bytes())
+    content[-450_000] ^= 0xFF
+    Path(ref.source).write_bytes(bytes(content))
+    (problem,) = read(ref).problems
+    assert problem.message.startswith("it cannot be decoded")
+    said = [str(problem)]
+    for changed in (
+        {**good, "liuqiujun_eeg1": "text", "liuqiujun_eeg2": signal(2, rows=61), "liuqiujun_eeg4": signal(4)},
+        {**good, "zhangsan_eeg4": signal(4)},
+        {**good, "liuqiujun_eeg01": signal(1)},
+        {"liuqiujun": signal(1)},
+    ):
+        ref = written(tmp_path / "x.mat", changed)
+        try:
+            problems = read(ref, replace(LAYOUT, expected_samples=lambda trial, samples: "too many")).problems
+        except CorpusError as error:
+            problems = error.problems
+        said += map(str, problems)
+    with pytest.raises(CorpusError, match="variables: 1, none is called label") as caught:
+        read_numbers(ref.source, "label")
+    said.append(str(caught.value))
+    assert not [line for line in said if "liuqiujun" in line or "zhangsan" in line]
+    assert [line.split(": ", 1)[1].split(";")[0].split(",")[0] for line in said[1:]] == [
+        "it is char",
+        "it is (61",
+        "1000 samples",
+        "none of the 3 trials expected",
+        "trials under 2 different initials",
+        "trials twice",
+        "variables: 1",
+        "variables: 1",
+    ]
 
 
 def test_variable_without_a_head_leaves_the_others(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_rest_and_unused_recordings_are_known_not_yielded(root: Path) -> None:
     trials = list(corpus.trials())
     assert [trial.trial for trial in trials] == USED
     assert [(problem.trial, problem.code) for problem in corpus.problems] == [(n, "left_out") for n in LEFT_OUT]
-    assert [trial.emotion for trial in trials[:3]] == ["joy", "neutral", "anger"]
+    assert [trial.emotion for trial in trials[:3]] == ["joy", "neutral", "angry"]
     (ref,) = corpus.references()
     assert [problem.trial for problem in corpus.peek(ref).problems] == LEFT_OUT
 
@@ -148,8 +148,8 @@ class TestLabels:
         corpus = open_corpus("mped", root)
         trials = {trial.trial: trial for trial in corpus.trials()}
         assert list(trials) == ["2", *USED[2:7], "9", *USED[7:]]
-        assert (trials["2"].emotion, trials["2"].valence) == ("sad", -1)
-        assert trials["9"].emotion == "anger"
+        assert (trials["2"].emotion, trials["2"].valence) == ("sadness", -1)
+        assert trials["9"].emotion == "angry"
         assert [problem.trial for problem in corpus.problems if problem.known] == ["1", "3", "13"]
         (problem,) = (each for each in corpus.problems if not each.known)
         assert problem.code == "label_disagreement"
@@ -240,13 +240,34 @@ class TestNameIsNotSeen:
         self.check(windows.rows, windows.problems, windows.cleaning)
         self.check(pickle.dumps(windows.rows))
 
-    def test_in_problems_of_recordings(self, root: Path) -> None:
-        for variables in (content(70) | {"raw_eeg3": None, "raw_eeg4": "text", "raw_eeg99": "text"}, {"x": "text"}):
-            write(root, variables)
-            corpus = open_corpus("mped", root)
-            list(corpus.recordings())
-            assert [each for each in corpus.problems if not each.known]
-            self.check(*corpus.problems)
+    @pytest.mark.parametrize(
+        "variables",
+        [
+            content(70) | {"raw_eeg3": None, "raw_eeg4": "text", "raw_eeg99": "text"},
+            {"x": "text"},
+            {f"OttilieBeispiel_raw_eeg{n}": recorded(n) for n in (1, 2)},
+            content() | {"raw_eeg2": None, "Ottilie": "text", "Beispiel_raw_eeg2": recorded(2)},
+        ],
+    )
+    def test_in_problems_of_recordings(self, root: Path, variables: dict[str, Any]) -> None:
+        write(root, variables)
+        corpus = open_corpus("mped", root)
+        (ref,) = corpus.references()
+        try:
+            told = corpus.peek(ref).problems
+        except CorpusError as error:
+            told = error.problems
+        list(corpus.recordings())
+        problems = [each for each in corpus.problems if not each.known]
+        assert problems
+        self.check(*problems, *told)
+
+    def test_in_problems_of_the_labels(self, root: Path) -> None:
+        scipy.io.savemat(root / TOP / "raw_EEG_Label.mat", {"Ottilie": 1.0, "Beispiel": np.ones(34)})
+        trials, (problem,) = read(root)
+        assert (trials, problem.code) == (USED, "label_table")
+        assert "variables: 2, none is called eeg_label" in problem.message
+        self.check(problem)
 
     @pytest.mark.parametrize("damage", [b"", b"text", b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + bytes(99)])
     def test_in_problems_of_damage(self, root: Path, ref: RecordingRef, damage: bytes) -> None:

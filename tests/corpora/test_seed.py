@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from emod.catalog import SimulateSettings
+from emod.catalog import SignalSettings, SimulateSettings
 from emod.corpora import CorpusError, Problem, open_corpus, simulate_corpus
+from emod.ingest.recording import make_windows
 from emod.simulation import TagSignal
 from tests.golden.seed import CHANNELS, write_channel_sheet
 
@@ -96,7 +99,29 @@ class TestSessions:
         corpus = open_corpus("seed", root)
         (root / "SIMULATED.json").unlink()
         assert [(ref.session, ref.source) for ref in corpus.references()] == [("2", str(later))]
-        assert sorted(problem.code for problem in corpus.problems) == ["duplicate", "unreadable"]
+        assert sorted(problem.code for problem in corpus.problems) == ["duplicate", "layout", "unreadable"]
+
+    def test_date_that_is_not_there_is_said(self, root: Path) -> None:
+        folder = object_of(root).parent
+        (root / "SIMULATED.json").unlink()
+        for name in ("1_20300101.mat", "1_20310101.mat", "2_20130801.mat", "2_20130815.mat"):
+            (folder / name).write_bytes((folder / "1_20130702.mat").read_bytes())
+        corpus = open_corpus("seed", root)
+        assert [(ref.subject, ref.session) for ref in corpus.references()] == [
+            *(("1", session) for session in "123"),
+            *(("2", session) for session in "12"),
+        ]
+        (problem,) = corpus.problems
+        assert (problem.source, problem.subject, problem.trial, problem.code) == (str(folder), "2", None, "layout")
+        assert problem.message.startswith("2 of 3 dates")
+        (folder / "2_20130829.mat").symlink_to("nothing")  # fails, but holds its place
+        corpus.references()
+        assert [problem.code for problem in corpus.problems] == ["unreadable"]
+
+    def test_fewer_simulated_sessions_are_all_there_are(self, root: Path) -> None:
+        corpus = open_corpus("seed", root)
+        corpus.references()
+        assert corpus.problems == []
 
 
 class TestLabels:
@@ -174,6 +199,7 @@ def test_length_that_differs_from_the_table_of_clips_is_kept_and_said(root: Path
 def test_published_lengths_are_told_apart_by_clip(root: Path) -> None:
     (root / "SIMULATED.json").unlink()
     _, problems = read(root)
+    assert problems.pop(0).code == "layout"  # one date of three
     assert [problem.code for problem in problems] == ["length"] * 15
     assert "47001 by the published 235 s" in problems[0].message
     assert "53001 by the published 265 s" in problems[8].message
@@ -190,6 +216,24 @@ def test_rows_in_the_order_of_the_workbook_are_put_in_the_published_one(root: Pa
     assert [problem.code for problem in corpus.problems] == ["layout"]
     with pytest.raises(CorpusError, match="layout"):
         open_corpus("seed", root, strict=True).references()
+
+
+@pytest.mark.parametrize("change", [{}, {"liuqiujun_eeg5": np.ones((61, 401))}, {"zhangsan_eeg16": np.ones((62, 401))}])
+def test_initials_stay_in_the_reader(root: Path, change: dict[str, Any]) -> None:
+    content = {name.replace("djc_", "liuqiujun_"): value for name, value in variables(root).items()}
+    scipy.io.savemat(object_of(root), content | change)
+    (root / "SIMULATED.json").unlink()  # then no clip has its published length
+    corpus = open_corpus("seed", root)
+    said: list[Any] = []
+    for ref in corpus.references():
+        with contextlib.suppress(CorpusError):
+            said.append(corpus.peek(ref))
+    for recording in corpus.recordings():
+        windows = make_windows(recording, corpus.catalog, SignalSettings(window_s=0.5))
+        said += [recording.spans, windows.rows, windows.problems, windows.cleaning]
+    assert len(corpus.problems) > 1
+    said += [*map(str, corpus.problems), corpus.problems]
+    assert not re.search("liuqiujun|zhangsan", repr(said))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from emod.catalog import SimulateSettings
+from emod.catalog import SignalSettings, SimulateSettings
 from emod.corpora import CorpusError, Problem, open_corpus, simulate_corpus
 from emod.corpora.mat5_walk import Walker
+from emod.ingest.recording import make_windows
 from emod.simulation import TagSignal
 from tests.golden.seed import CHANNELS, write_channel_sheet
 
@@ -119,12 +122,45 @@ def test_two_people_in_one_object_are_refused(root: Path, change: dict[str, Any]
     assert (problem.trial, problem.code) == (None, "shape")
 
 
-def test_object_without_trials_says_what_it_holds(root: Path) -> None:
+def test_object_without_trials_says_what_it_lacks(root: Path) -> None:
     scipy.io.savemat(object_of(root), {"de_movingAve1": np.ones((62, 42, 5))})
     trials, (problem,) = read(root)
     assert trials == []
     assert problem.code == "missing"
-    assert "de_movingAve1" in problem.message
+    assert "variables: 1, none like <initials>_eeg1" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({}, None),
+        ({"{}_eeg1": None}, "missing"),
+        ({"{}_eeg2": np.ones((61, 401))}, "shape"),
+        ({"{}_eeg3": "text"}, "dtype"),
+        ({"{}_eeg4": np.ones((62, 400))}, "length"),
+        ({"{}_eeg5": np.full((62, 401), np.nan)}, "not_finite"),
+        ({"{}_eeg25": np.ones((62, 401))}, "unexpected_object"),
+        ({"{}_eeg01": np.ones((62, 401))}, "shape"),
+        ({"zhangsan_eeg13": np.ones((62, 401))}, "shape"),
+        ({f"{{}}_eeg{n}": None for n in range(1, 13)} | {"{}": 1.0}, "missing"),
+    ],
+)
+def test_initials_stay_in_the_reader(root: Path, change: dict[str, Any], code: str | None) -> None:
+    content = {name.replace("cz_", "liuqiujun_"): value for name, value in variables(root).items()}
+    content |= {name.format("liuqiujun"): value for name, value in change.items()}
+    scipy.io.savemat(object_of(root), {name: value for name, value in content.items() if value is not None})
+    corpus = open_corpus("seed_iv", root)
+    said: list[Any] = []
+    for ref in corpus.references():
+        with contextlib.suppress(CorpusError):
+            said.append(corpus.peek(ref))
+    for recording in corpus.recordings():
+        windows = make_windows(recording, corpus.catalog, SignalSettings(window_s=0.5))
+        said += [recording.spans, windows.rows, windows.problems, windows.cleaning]
+    assert code is None or code in {problem.code for problem in corpus.problems}
+    assert said or corpus.problems
+    said += [*map(str, corpus.problems), corpus.problems]
+    assert not re.search("liuqiujun|zhangsan", repr(said))
 
 
 def test_declared_size_reserves_no_memory(root: Path) -> None:

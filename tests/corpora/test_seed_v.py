@@ -23,7 +23,8 @@ from emod.catalog import SimulateSettings, load_corpus
 from emod.corpora import CorpusError, Problem, Recording, open_corpus, seed_v, simulate_corpus
 from emod.corpora.neuroscan_cnt import write_cnt
 from emod.simulation import TagSignal
-from tests.golden.seed_v import SECONDS, STORED
+from tests.golden.seed import write_channel_sheet
+from tests.golden.seed_v import SECONDS, SHEET, STORED
 
 CHANNELS = 66
 START = 900 + 75 * CHANNELS
@@ -120,7 +121,7 @@ def test_samples_are_those_of_mne(root: Path) -> None:
 
 
 def test_mastoids_and_eyes_are_left_out_wherever_they_lie(root: Path) -> None:
-    """Rows are exchanged in the file, names with them: what is read stays the same."""
+    """Rows are exchanged in the file, names with them: what is read stays the same, and the workbook differs."""
     before = recording(root).eeg_uv
     content = bytearray(cnt(root).read_bytes())
     order = np.random.default_rng(0).permutation(CHANNELS)
@@ -130,8 +131,60 @@ def test_mastoids_and_eyes_are_left_out_wherever_they_lie(root: Path) -> None:
     content[900:START], content[START:end] = table.tobytes(), samples.tobytes()
     cnt(root).write_bytes(bytes(content))
     after = recording(root)
-    assert after.problems == ()
     np.testing.assert_array_equal(after.eeg_uv, before)
+    (problem,) = after.problems  # once, not for each trial
+    assert (problem.source, problem.trial, problem.code) == (str(cnt(root)), None, "layout")
+    corpus = open_corpus("seed_v", root)
+    assert corpus.peek(corpus.references()[0]).problems == (problem,)
+    (root / "Channel Order.xlsx").unlink()
+    assert recording(root).problems == ()
+
+
+class TestChannelOrder:
+    """Channel Order.xlsx ships with a copy; what a recording's own header says is used, a difference is said."""
+
+    def write(self, root: Path, names: list[str]) -> list[Problem]:
+        write_channel_sheet(root / "Channel Order.xlsx", names)
+        before = recording(root).eeg_uv
+        trials, problems = read(root)
+        assert trials == ALL
+        np.testing.assert_array_equal(recording(root).eeg_uv, before)
+        return problems
+
+    @pytest.mark.parametrize("names", [SHEET, STORED, ["Channel", *SHEET], [name.title() for name in SHEET]])
+    def test_same_order_is_silent(self, root: Path, names: list[str]) -> None:
+        assert self.write(root, names) == []
+
+    def test_another_order_is_said_of_each_recording(self, root: Path) -> None:
+        (problem,) = self.write(root, [SHEET[1], SHEET[0], *SHEET[2:]])
+        assert (problem.source, problem.subject, problem.code) == (str(cnt(root)), "1", "layout")
+        assert "2 electrodes are not in the order of Channel Order.xlsx (Fp1 for Fpz)" in problem.message
+
+    @pytest.mark.parametrize("names", [SHEET[1:], [*SHEET, "FP1"], ["x"], []])
+    def test_what_lists_no_electrodes_is_said_once(self, root: Path, names: list[str]) -> None:
+        (problem,) = self.write(root, names)
+        assert (problem.source, problem.code) == (str(root / "Channel Order.xlsx"), "label_table")
+
+    def test_what_is_no_workbook_is_said_once(self, root: Path) -> None:
+        (root / "Channel Order.xlsx").write_bytes(b"PK")
+        trials, (problem,) = read(root)
+        assert (trials, problem.code) == (ALL, "label_table")
+
+    def test_it_is_opened_once(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        opened: list[str] = []
+        read_bytes = storage.read_bytes
+
+        def watched(url: str, **options: Any) -> bytes:
+            opened.append(url)
+            return read_bytes(url, **options)
+
+        monkeypatch.setattr(storage, "read_bytes", watched)
+        for n in (2, 3):
+            shutil.copy(cnt(root), root / "EEG_raw" / f"{n}_1_20180804.cnt")
+        corpus = open_corpus("seed_v", root)
+        for ref in corpus.references():
+            corpus.peek(ref)
+        assert len([url for url in opened if url.endswith("Channel Order.xlsx")]) == 1
 
 
 @pytest.mark.parametrize(("row", "label"), [(0, "FP9"), (0, "FPZ"), (33, "Q"), (0, "")])
@@ -420,7 +473,7 @@ def test_true_file_is_read_and_cleaned_in_bounded_memory(tmp_path: Path) -> None
     (tmp_path / "EEG_raw").mkdir()
     path = tmp_path / "EEG_raw" / "1_1_20180804.cnt"
     rng = np.random.default_rng(0)
-    mixing = rng.normal(0, 40, (CHANNELS, 12))
+    mixing = rng.normal(0, 10, (CHANNELS, 12))
 
     def blocks() -> Iterator[np.ndarray]:
         for _ in range(3369):

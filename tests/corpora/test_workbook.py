@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 
 from emod.corpora import CorpusError, Problem, open_corpus
-from emod.corpora.workbook import read_channel_order, read_sheet, write_sheet
+from emod.corpora.workbook import read_channel_columns, read_channel_order, read_sheet, write_sheet
 from tests.golden.seed import CHANNELS, write_channel_sheet
 
 
@@ -158,6 +158,19 @@ class TestChannelOrder:
         rows = [["No.", "Channel"], *([n, name] for n, name in enumerate(CHANNELS, start=1))]
         write_sheet(str(tmp_path / "Channel Order.xlsx"), rows)
         assert self.order(tmp_path) == (None, [])
+
+    def test_columns_are_given_as_they_stand(self, tmp_path: Path) -> None:
+        corpus = open_corpus("seed_v", tmp_path)
+        assert read_channel_columns(corpus) == (None, [], [])
+        path = tmp_path / "channel-order.xlsx"
+        rows: list[list[str | int | None]] = [["No.", "Channel"], [1, "FP1"], [None, "VEO"]]
+        write_sheet(str(path), rows)
+        url, columns, problems = read_channel_columns(corpus)
+        assert (url, problems) == (str(path), [])
+        assert [column for column in columns if column] == [["No.", "1"], ["Channel", "FP1", "VEO"]]
+        path.write_bytes(b"?")
+        url, columns, (problem,) = read_channel_columns(corpus)
+        assert (url, columns, problem.code) == (str(path), [], "label_table")
 
     @pytest.mark.parametrize(
         "names",

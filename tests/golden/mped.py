@@ -30,10 +30,10 @@ WORDS = {
     "1": ("neutral", 0, 0),
     "2": ("joy", 3, 2),
     "3": ("funny", 2, 1),
-    "4": ("anger", -1, 2),
+    "4": ("angry", -1, 2),
     "5": ("fear", -1, 2),
     "6": ("disgust", -2, 1),
-    "7": ("sad", -1, 1),
+    "7": ("sadness", -1, 1),
 }
 NAMES = ("nobody at all", "Erika Mustermann")
 

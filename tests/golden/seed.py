@@ -28,7 +28,8 @@ LABELS = "1 0 -1 -1 0 1 -1 0 1 1 0 -1 0 1 -1"
 SECONDS = "235 233 206 238 185 195 237 216 265 237 235 233 235 238 206"
 # (valence, arousal): happy of SEED-IV, nothing, and the mean of its sad (-1, 1) and fear (-1, 2)
 WORDS = {"1": ("positive", 3, 2), "0": ("neutral", 0, 0), "-1": ("negative", -1, 1.5)}
-FILES = {("1", "1"): "djc_20131027", ("1", "2"): "djc_20131030", ("10", "1"): "ww_20131130"}
+FILES = {("1", "1"): "djc_20131027", ("1", "2"): "djc_20131030", ("1", "3"): "djc_20131107"}
+FILES |= {("10", "1"): "ww_20131130", ("10", "2"): "ww_20131204", ("10", "3"): "ww_20131211"}
 SHEET = "Channel Order.xlsx"
 
 
@@ -85,7 +86,7 @@ def read_column(path: Path) -> list[str]:
 
 
 def build(root: Path) -> list[dict[str, Any]]:
-    """Writes three sessions of two subjects; returns what a reader must find, in its order."""
+    """Writes all sessions of two subjects; returns what a reader must find, in its order."""
     folder = root / "Preprocessed_EEG"
     folder.mkdir(parents=True)
     expected = []

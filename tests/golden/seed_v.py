@@ -1,8 +1,8 @@
 """Golden SEED-V objects, written and opened without the platform: a second opinion on the published layout.
 
 Clips of a few seconds at times of their own, which only the table that ships tells; the copy says that it is simulated,
-as its seconds are not the published ones. The second subject has its channels stored from last to first, a baseline and
-a calibration that differ by channel, and dates against the order of sessions.
+as its seconds are not the published ones. The second subject has eyes and mastoids stored before the electrodes, a
+baseline and a calibration that differ by channel, and dates against the order of sessions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO5 PO3 POz P
 """
 CHANNELS = tuple(_NAMES.split())
 SFREQ_HZ = 1000.0
+SHEET = [name.upper() for name in CHANNELS]
 _SPLIT = {"T8": ["T8", "M1"], "TP8": ["TP8", "M2"]}
 STORED = [name.upper() for channel in CHANNELS for name in _SPLIT.get(channel, [channel])] + ["VEO", "HEO"]
 # 0 disgust, 1 fear, 2 sad, 3 neutral, 4 happy
@@ -73,7 +74,7 @@ def build(root: Path) -> list[dict[str, Any]]:
         for n, name in enumerate(CHANNELS):
             values = digital(int(subject), int(session), n, sample) + baseline[n]
             rows[name.upper()] = (values, baseline[n], sensitivity[n])
-        stored = STORED if plain else STORED[::-1]
+        stored = STORED if plain else sorted(STORED, key=lambda name: name in SHEET)
         (root / "EEG_raw" / f"{subject}_{session}_{day}.cnt").write_bytes(cnt(stored, rows, events=3))
         for trial, ((start, stop), code) in enumerate(zip(times, LABELS[session].split(), strict=True), start=1):
             word, valence, arousal = WORDS[code]
@@ -104,6 +105,10 @@ def build(root: Path) -> list[dict[str, Any]]:
         book.active.append([f"Session {session}", *range(1, 16)])
         book.active.append([None, *(WORDS[code][0].capitalize() for code in codes.split())])
     book.save(root / "emotion_label_and_stimuli_order.xlsx")
+    book = openpyxl.Workbook()
+    for name in SHEET:
+        book.active.append([name])
+    book.save(root / "Channel Order.xlsx")
     marker = {"simulated": True, "corpus": "seed_v", "subjects": 2, "sessions": 3, "trials": 15}
     marker |= {"time_scale": 0.01, "signal": "golden", "settings": "none"}
     (root / "SIMULATED.json").write_text(json.dumps(marker))
@@ -159,6 +164,7 @@ def inspect(root: Path) -> dict[str, Any]:
     found["times"] = re.sub(r"\d+(, \d+)*(?=\])", lambda row: f"{row[0].count(',') + 1} numbers", text).split()
     book = openpyxl.load_workbook(root / "emotion_label_and_stimuli_order.xlsx")
     found["labels"] = list(book.worksheets[0].values)
+    found["electrodes"] = list(openpyxl.load_workbook(root / "Channel Order.xlsx").worksheets[0].values)
     return found
 
 

@@ -190,6 +190,29 @@ def test_a_recording_with_too_many_bad_electrodes_is_rejected_as_one() -> None:
     assert len(make_windows(recording, DEAP, quality(most_interpolated=0.16)).rows) == 4
 
 
+@pytest.mark.parametrize(
+    ("factor", "unit", "effect"),
+    [(1e-6, "volts", "bad_electrodes"), (1e-3, "millivolts", "bad_electrodes"), (1e3, "nanovolts", "gross")],
+)
+def test_another_unit_is_told_beside_what_it_leads_to(factor: float, unit: str, effect: str) -> None:
+    recording = make_recording([6.0, 4.0])
+    recording.eeg_uv[:] *= factor
+    made = make_windows(recording, DEAP, RAW)
+    assert made.rows == []
+    cause, *effects = made.problems[1:]
+    assert (cause.code, cause.trial, cause.source) == ("amplitude", None, "somewhere/s07.dat")
+    assert f"perhaps {unit}" in cause.message
+    assert {problem.code for problem in effects} == {effect}
+
+
+def test_windows_of_another_unit_are_judged_by_quality_alone() -> None:
+    recording = make_recording([6.0])
+    recording.eeg_uv[:] *= 1e3
+    made = make_windows(recording, DEAP, quality(gross="keep"))
+    assert len(made.rows) == 3
+    assert [problem.code for problem in made.problems] == ["label", "amplitude"]
+
+
 def test_line_noise_can_reject_a_recording_and_is_reported() -> None:
     recording = make_recording([20.0])
     time_s = np.arange(recording.eeg_uv.shape[1]) / 128

@@ -40,6 +40,7 @@ _VIDEO_IDS = (*_SHORT, "N1", "P1", "B1", "U1")
 _RATING_STEP = 0.1
 _SEGMENT_S = 20.0  # of the external annotations
 _ONLY_RATINGS_MISSING = (32,)  # of the subjects that the catalog lists as lacking trials
+_SKIPPED_ELSEWHERE = ("P09", "P12", "P21", "P22", "P23", "P24", "P33")  # by other tools, not known to be by the owner
 
 Signal = npt.NDArray[np.float64]
 
@@ -272,3 +273,6 @@ class _Walk:
         if self._narrow:
             message = f"trials {self._narrow} have {_COLUMNS[1]} columns, published {_COLUMNS[0]}; EEG is taken from "
             self.report(None, "layout", f"{message}the first {len(self.corpus.channels)}, compare")
+        if self.usable and self.ref.subject in _SKIPPED_ELSEWHERE and not self.corpus.simulated:
+            message = f"other tools leave {self.ref.subject} out for invalid data; kept, look at it"
+            self.report(None, "disputed", message)

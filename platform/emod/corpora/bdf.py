@@ -97,8 +97,10 @@ def read_bdf_header(stream: IO[bytes], size_bytes: int) -> BdfHeader:
     )
 
 
-def read_bdf_channels(content: IO[bytes], labels: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[int]]:
-    """Samples of some channels, and where triggers begin.
+def read_bdf_channels(
+    content: IO[bytes], labels: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], list[tuple[int, int]]]:
+    """Samples of some channels, and the triggers.
 
     Args:
         content: A BDF whose header `read_bdf_header` has accepted, small enough for memory.
@@ -106,7 +108,8 @@ def read_bdf_channels(content: IO[bytes], labels: Sequence[str]) -> tuple[npt.ND
 
     Returns:
         (len(labels), T) microvolt, exact to 2^-24 of the value: 0.001 at an offset of 20 mV, half a step at full
-        range; and the first sample of each trigger, which is any code in the low 16 bits of Status that follows 0.
+        range; and (first sample, code there) of each trigger, which is any code in the low 16 bits of Status that
+        follows 0.
     """
     import mne  # takes long to import, and listing a corpus needs none of it
 
@@ -124,7 +127,7 @@ def read_bdf_channels(content: IO[bytes], labels: Sequence[str]) -> tuple[npt.ND
     eeg_uv = np.empty((len(labels), raw.n_times), np.float32)
     for row, label in enumerate(labels):
         eeg_uv[row] = raw.get_data(picks=[label])[0] * 1e6
-    return eeg_uv, [int(sample) for sample in events[:, 0]]
+    return eeg_uv, [(int(sample), int(code)) for sample, _, code in events]
 
 
 def digitise(eeg_uv: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int32]:

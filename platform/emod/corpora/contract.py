@@ -67,8 +67,9 @@ class Problem:
         trial: The trial, or None where the whole object is meant.
         code: A stable word for machines. Skipped: ``unreadable``, ``missing``, ``dtype``, ``shape``, ``label``,
             ``not_finite``, ``unexpected_object``, ``duplicate``. Kept, but look: ``flat`` (some electrodes),
-            ``label_disagreement``, ``label_table``, ``length``, ``layout`` (an alternative that the catalog calls
-            uncertain). ``left_out``: the owner says not to use it. Ingest adds ``short`` and what quality settings
+            ``label_disagreement``, ``label_table``, ``length``, ``amplitude`` (no EEG in microvolt), ``layout`` (an
+            alternative that the catalog calls uncertain). ``left_out``: the owner says not to use it. ``disputed``: used, though
+            other tools do not. Ingest adds ``short`` and what quality settings
             reject: ``bad_electrodes``, ``saturated``, ``gross``, ``clipped``, ``line_noise``.
         message: One line for people, with the value found and the cure.
     """
@@ -82,7 +83,7 @@ class Problem:
     @property
     def known(self) -> bool:
         """True where nothing is wrong with this copy: its owner published it so. ``strict`` does not stop at it."""
-        return self.code == "left_out"
+        return self.code in ("left_out", "disputed")
 
     def __str__(self) -> str:
         """One line: where, what, and the code."""

@@ -25,6 +25,7 @@ from pydantic import Field
 from emod import storage
 from emod.catalog import CorpusCatalog, SimulateSettings
 from emod.catalog.strict import Strict
+from emod.corpora.amplitude import doubt_amplitude
 from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingHeader, RecordingRef
 from emod.corpora.marker import SimulatedMarker
 from emod.corpora.registry import open_corpus
@@ -35,7 +36,18 @@ __all__ = ["Check", "Diagnosis", "Finding", "Look", "RecordingSeen", "compare", 
 
 Level = Literal["fault", "notice", "known"]
 Topic = Literal[
-    "subjects", "sessions", "readable", "trials", "channels", "rate", "seconds", "size", "objects", "labels", "layout"
+    "subjects",
+    "sessions",
+    "readable",
+    "trials",
+    "channels",
+    "rate",
+    "seconds",
+    "size",
+    "amplitude",
+    "objects",
+    "labels",
+    "layout",
 ]
 
 _TOPIC_OF_CODE: dict[str, Topic] = {
@@ -47,6 +59,7 @@ _TOPIC_OF_CODE: dict[str, Topic] = {
     "unexpected_object": "objects",
     "duplicate": "objects",
     "layout": "layout",
+    "disputed": "layout",
 }
 _DIFFERENT_S = 0.5  # where lengths are published they are whole seconds
 _PLAUSIBLE_FACTOR = 4.0  # between a typical length and a real one
@@ -123,12 +136,14 @@ class Look:
         header: What it holds, or None where nothing of it can be used.
         problems: Why not, or what is wrong with parts of it.
         digest: Equal for two recordings only if their objects are the same.
+        amplitude: Why its samples are no microvolts; None where they are, or were not decoded.
     """
 
     ref: RecordingRef
     header: RecordingHeader | None
     problems: tuple[Problem, ...]
     digest: str
+    amplitude: Problem | None = None
 
 
 class _Trials(NamedTuple):
@@ -272,8 +287,13 @@ def _look(corpus: Corpus, full: bool, ref: RecordingRef) -> Look:
     digest = ""
     try:
         digest = _digest(ref)
-        header = Corpus.peek(corpus, ref) if full else corpus.peek(ref)
-        return Look(ref, header, header.problems, digest)
+        if not full:
+            header = corpus.peek(ref)
+            return Look(ref, header, header.problems, digest)
+        recording = corpus.read(ref)
+        trial_s = {span.trial: (span.stop - span.start) / recording.sfreq_hz for span in recording.spans}
+        header = RecordingHeader(len(recording.channels), recording.sfreq_hz, trial_s, recording.problems)
+        return Look(ref, header, header.problems, digest, doubt_amplitude(recording))
     except CorpusError as error:
         return Look(ref, None, error.problems, digest)
     except (RequestError, DataError, OSError) as error:  # of the store: the other recordings are still worth a look
@@ -393,6 +413,8 @@ def _of_recording(
     """What is wrong with one recording."""
     ref, header = look.ref, look.header
     findings = [_finding_of(problem, ref.session) for problem in look.problems]
+    if look.amplitude is not None:
+        findings.append(_finding_of(look.amplitude, ref.session, "amplitude"))
 
     def report(level: Level, topic: Topic, code: str, what: str, cure: str, trial: str | None = None) -> None:
         findings.append(_finding(level, topic, code, what, cure, ref.subject, ref.session, trial, ref.source))
@@ -498,6 +520,8 @@ def _checks(
     subjects = {key[0] for key in expected}
     here_subjects = {look.ref.subject for look in looks}
     n_left_out = sum(problem.known and problem.trial is not None for look in looks for problem in look.problems)
+    # What cannot be read and is published so is no fault.
+    unread = [look for look in looks if look.header is None and not all(problem.known for problem in look.problems)]
     n_trials = sum(trials.least for trials in expected.values())
     about = "" if catalog.trial_s_exact or marker is not None else "about "
     mb = "not stated" if catalog.object_mb is None else _range(catalog.object_mb, " MB")
@@ -510,7 +534,7 @@ def _checks(
     rows: list[tuple[Topic, str, str, bool]] = [
         ("subjects", _count(len(subjects)), _count(len(here_subjects)), len(here_subjects) < len(subjects)),
         ("sessions", _count(len(expected)), _count(len(looks)), len(looks) < len(expected)),
-        ("readable", _count(len(looks)), _count(len(seen)), len(seen) < len(looks)),
+        ("readable", _count(len(looks)), _count(len(seen)), bool(unread)),
         ("trials", _count(n_trials), _count(usable), usable < n_trials - n_left_out),
         ("channels", str(len(catalog.channels)), _range((header.channels for header in seen), ""), False),
         ("rate", f"{catalog.sfreq_hz:g} Hz", _range((header.sfreq_hz for header in seen), " Hz"), False),
@@ -519,6 +543,8 @@ def _checks(
         ("objects", "no others", f"{_count(stray)} to sort out" if stray else "no others", False),
         ("labels", _tables(tables), f"{here}: {_count(doubts)} to compare" if doubts else here, False),
     ]
+    if odd := sum(look.amplitude is not None for look in looks):
+        rows.append(("amplitude", "microvolt", f"odd in {_count(odd)} recordings", False))
     if alternatives := sum(finding.topic == "layout" for finding in findings):
         rows.append(("layout", "uncertain", f"{_count(alternatives)} alternatives met", False))
     checks = []
@@ -577,10 +603,10 @@ def _seen(look: Look) -> RecordingSeen:
     )
 
 
-def _finding_of(problem: Problem, session: str | None = None) -> Finding:
-    """A reader's problem, its message parted into finding and cure."""
-    level: Level = "known" if problem.known else "notice" if problem.code == "layout" else "fault"
-    topic = _TOPIC_OF_CODE.get(problem.code, "trials" if problem.trial or problem.known else "readable")
+def _finding_of(problem: Problem, session: str | None = None, topic: Topic | None = None) -> Finding:
+    """A problem, its message parted into finding and cure; without a topic it has the one of its code."""
+    level: Level = "notice" if problem.code in ("layout", "disputed") else "known" if problem.known else "fault"
+    topic = topic or _TOPIC_OF_CODE.get(problem.code, "trials" if problem.trial or problem.known else "readable")
     what, _, cure = problem.message.rpartition("; ")
     return _finding(
         level,

@@ -37,6 +37,7 @@ __all__ = ["Dreamer"]
 _FILE = "DREAMER.mat"
 _PARTS = "DREAMER.parts"  # subjects already simulated, until the file is put together
 _SCORES = {"ScoreValence": "valence", "ScoreArousal": "arousal"}
+_RATE, _SUBJECTS, _VIDEOS = "EEG_SamplingRate", "noOfSubjects", "noOfVideoSequences"
 _MAX_TRIAL_S = 600.0  # published clips have 65 to 393 s; a header may claim anything
 _MAX_VARIABLE = 2**31  # what MATLAB 5 can hold
 _RATING_STEP = 1.0
@@ -59,8 +60,7 @@ class _Survey:
         fault: Why the walk did not end well, or None.
         damaged: Whether the fault casts doubt on all of it, not only on what lies behind.
         electrodes: As the file names them.
-        sfreq_hz: As the file says.
-        subjects: As the file says in words, beside its cells.
+        facts: What the file says of itself beside its cells, where it is one number.
     """
 
     declared: int | None = None
@@ -68,8 +68,7 @@ class _Survey:
     fault: str | None = None
     damaged: bool = False
     electrodes: tuple[str, ...] | None = None
-    sfreq_hz: float | None = None
-    subjects: float | None = None
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,7 +112,7 @@ class Dreamer(Corpus):
             message = f"Data has {survey.declared} cells, published {self.catalog.subjects}; copy the file again"
             return [], [*problems, Problem(url, None, None, "shape", message)]
         refs = [RecordingRef(self.name, str(subject + 1), "1", url, files[_FILE]) for subject in range(survey.declared)]
-        doubts = _doubts(survey, self.channels)
+        doubts = _doubts(survey, self.channels, self.trials_expected)
         return refs, problems + [Problem(url, None, None, "layout", message) for message in doubts]
 
     def read(self, ref: RecordingRef) -> Recording:
@@ -151,8 +150,8 @@ class Dreamer(Corpus):
         if survey.damaged or int(ref.subject) > len(survey.places):
             what = f"it cannot be read to the end of this subject ({survey.fault})"
             raise CorpusError(ref.problem("unreadable", f"{what}; copy the owner's file again"))
-        if survey.sfreq_hz not in (None, self.catalog.sfreq_hz):
-            what = f"EEG_SamplingRate is {survey.sfreq_hz:g}, published {self.catalog.sfreq_hz:g}"
+        if (sfreq_hz := survey.facts.get(_RATE, self.catalog.sfreq_hz)) != self.catalog.sfreq_hz:
+            what = f"{_RATE} is {sfreq_hz:g}, published {self.catalog.sfreq_hz:g}"
             raise CorpusError(ref.problem("shape", f"{what}; copy the owner's file again"))
         names = _canonical(survey.electrodes) or self.channels
         if sorted(names) != sorted(self.channels):
@@ -161,6 +160,7 @@ class Dreamer(Corpus):
         order = [names.index(name) for name in self.channels]
         trials: dict[int, _Trial] = {number: _Trial() for number in range(1, self.trials_expected + 1)}
         scores: dict[str, npt.NDArray[Any]] = {}
+        counts: dict[str, int] = {}
         try:
             with storage.open_binary(ref.source) as stream:
                 walker = survey.places[int(ref.subject) - 1].resume(stream)
@@ -168,12 +168,19 @@ class Dreamer(Corpus):
                     if part == "EEG":
                         for half, cell in _fields(walker, matrix, "EEG"):
                             if half in ("baseline", "stimuli"):
+                                counts[f"EEG.{half}"] = cell.count
                                 self._walk_cells(walker, cell, half, trials, load)
                     elif part in _SCORES and matrix.numeric and max(matrix.shape) == matrix.count:
+                        counts[part] = matrix.count
                         scores[_SCORES[part]] = walker.load(matrix, at_most=1000).ravel()
         except WalkError as error:
             raise CorpusError(ref.problem("unreadable", f"{error}; copy the owner's file again")) from None
-        return (order, *self._choose(ref, trials, scores))
+        chosen, ratings, problems = self._choose(ref, trials, scores)
+        expected = self.trials_expected
+        if more := [f"{name} has {count}" for name, count in sorted(counts.items()) if count > expected]:
+            message = f"{', '.join(more)}, expected {expected}; the first {expected} are used, compare them"
+            problems.append(ref.problem("unexpected_object", message))
+        return order, chosen, ratings, problems
 
     def _walk_cells(self, walker: Walker, cell: Matrix, half: str, trials: dict[int, _Trial], load: bool) -> None:
         """Fills one half (baseline or stimuli) of each trial."""
@@ -277,11 +284,11 @@ class Dreamer(Corpus):
         parts = [storage.join(folder, f"{plan.subject}.part") for plan in plans]
         electrodes = np.array([*self.catalog.channels, None], dtype=object)[None, :-1]
         facts = {
-            "EEG_SamplingRate": self.catalog.sfreq_hz,
+            _RATE: self.catalog.sfreq_hz,
             "ECG_SamplingRate": float(_ECG_HZ),
             "EEG_Electrodes": electrodes,
-            "noOfSubjects": float(len(plans)),
-            "noOfVideoSequences": float(max(len(plan.pieces) for plan in plans)),
+            _SUBJECTS: float(len(plans)),
+            _VIDEOS: float(max(len(plan.pieces) for plan in plans)),
             "Disclaimer": "Simulated: nobody was recorded.",
             "Provider": "simulator",
             "Version": "0",
@@ -352,12 +359,8 @@ def _survey_struct(walker: Walker, root: Matrix, survey: _Survey) -> None:
                 names.append("".join(walker.load(entry, at_most=32).ravel().tolist()) if entry.kind == "char" else "?")
                 walker.leave(entry)
             survey.electrodes = tuple(names)
-        elif name in ("EEG_SamplingRate", "noOfSubjects") and matrix.numeric and matrix.count == 1:
-            value = float(walker.load(matrix, at_most=1).item())
-            if name == "noOfSubjects":
-                survey.subjects = value
-            else:
-                survey.sfreq_hz = value
+        elif name in (_RATE, _SUBJECTS, _VIDEOS) and matrix.numeric and matrix.count == 1:
+            survey.facts[name] = float(walker.load(matrix, at_most=1).item())
 
 
 def _fields(walker: Walker, matrix: Matrix, what: str) -> Iterator[tuple[str, Matrix]]:
@@ -370,7 +373,7 @@ def _fields(walker: Walker, matrix: Matrix, what: str) -> Iterator[tuple[str, Ma
         walker.leave(inner)
 
 
-def _doubts(survey: _Survey, channels: tuple[str, ...]) -> list[str]:
+def _doubts(survey: _Survey, channels: tuple[str, ...], trials: int) -> list[str]:
     """What the whole file says that is not as published, but does not make it useless."""
     if survey.fault is not None and len(survey.places) < (survey.declared or 0):
         return []  # then subjects are missing, and each of them says so
@@ -382,10 +385,12 @@ def _doubts(survey: _Survey, channels: tuple[str, ...]) -> list[str]:
         doubts.append("no usable EEG_Electrodes; the published order of columns is assumed, compare")
     elif names != channels and sorted(names) == sorted(channels):
         doubts.append(f"its columns are {', '.join(names)}, published {', '.join(channels)}; put in published order")
-    if survey.sfreq_hz is None:
-        doubts.append("no EEG_SamplingRate; the published rate is assumed, compare")
-    if survey.subjects is not None and survey.subjects != survey.declared:
-        doubts.append(f"noOfSubjects is {survey.subjects:g}, but Data has {survey.declared} cells; the cells are used")
+    if _RATE not in survey.facts:
+        doubts.append(f"no {_RATE}; the published rate is assumed, compare")
+    if (subjects := survey.facts.get(_SUBJECTS)) not in (None, survey.declared):
+        doubts.append(f"{_SUBJECTS} is {subjects:g}, but Data has {survey.declared} cells; the cells are used")
+    if (videos := survey.facts.get(_VIDEOS)) not in (None, trials):
+        doubts.append(f"{_VIDEOS} is {videos:g}, expected {trials}; the cells are used, compare them")
     return doubts
 
 

@@ -3,7 +3,8 @@
 A session of the owner's is one clip; here the 20 emotional ones (S) of a subject, recorded in one sitting, are one
 recording of as many pieces. Each holds 30 s of rest, the clip between two pulses of Status, and 30 s of rest.
 session.xml says which clip it was and what was felt; its subject and number are compared with the names. The neutral
-clips in between (N) were rated by nobody: they are listed, not read, and not simulated. Listing opens no object.
+clips in between (N) were rated by nobody: they are listed, not read, and not simulated. Subjects 12 and 15 are left
+out as published; over subject 26 sources disagree, and what is there of it is read. Listing opens no object.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import math
 import os
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import IO, Any
 from xml.sax.saxutils import quoteattr
 
@@ -41,6 +42,7 @@ _XML = "session.xml"
 _BDF = r"(?P<folder>\d+)/Part_(?P<subject>\d+)_(?P<kind>[SN])_Trial(?P<trial>\d+)_emotion\.bdf"
 _EXAMPLE = f"{_FOLDER}/10/Part_1_S_Trial5_emotion.bdf"
 _RECRUITED = range(1, 31)  # three of them have no usable session
+_DISPUTED = 26  # one of the three by two public readers, complete by a third
 _CUTS_PER_SUBJECT = 130
 _FELT = {"valence": "feltVlnc", "arousal": "feltArsl"}
 _PERIPHERAL = (*(f"EXG{n}" for n in range(1, 9)), "GSR1", "GSR2", "Erg1", "Erg2", "Resp", "Temp")
@@ -80,7 +82,9 @@ class MahnobHci(Corpus):
         found, problems = find_objects(self, _FOLDER, _BDF, _EXAMPLE)
         top = storage.join(self.root, _FOLDER)
         sizes = {storage.join(top, path): size for path, size in storage.list_files(top).items()}
-        problems = _published_unusable(top, problems)
+        disputed, problems = self._disputed(top, sizes, problems)
+        found += disputed
+        problems = _published_unusable(top, problems, set(self.catalog.subject_numbers))
         clips: dict[int, dict[int, str]] = defaultdict(dict)
         neutral: dict[int, list[str]] = defaultdict(list)
         for match, url, _ in sorted(found, key=lambda one: int(one[0]["folder"])):
@@ -90,6 +94,12 @@ class MahnobHci(Corpus):
             elif (first := clips[subject].setdefault(trial, url)) != url:
                 message = f"trial {trial} lies in {first} too, which is used; keep one of them"
                 problems.append(Problem(url, str(subject), str(trial), "duplicate", message))
+        if urls := list(clips[_DISPUTED].values()) if disputed else []:
+            message = (
+                f"{len(urls)} emotional sessions of subject {_DISPUTED}, of whom two public readers count none and one "
+                "all; read, compare with what the owner says of this subject"
+            )
+            problems.append(Problem(urls[0], str(_DISPUTED), None, "disputed", message))
         for subject, urls in neutral.items():
             message = f"{len(urls)} neutral sessions (N), which nobody rated"
             problems.append(Problem(urls[0], str(subject), None, "left_out", message))
@@ -100,6 +110,20 @@ class MahnobHci(Corpus):
             size = sum(sizes[url] for url in urls)
             refs.append(RecordingRef(self.name, str(subject), "1", bdfs[0], size, tuple(urls)))
         return refs, problems
+
+    def _disputed(
+        self, top: str, sizes: Mapping[str, int], problems: list[Problem]
+    ) -> tuple[list[tuple[re.Match[str], str, int]], list[Problem]]:
+        """Sessions of the subject over whom sources disagree, if some are emotional, and the other problems."""
+        found = []
+        for problem in problems:
+            match = re.fullmatch(_BDF, problem.source.removeprefix(f"{top}/"))
+            if match and int(match["subject"]) == _DISPUTED and self._holds(problem.source, sizes):
+                found.append((match, problem.source, sizes[problem.source]))
+        if not any(match["kind"] == "S" for match, _, _ in found):
+            return [], problems
+        theirs = {url for _, url, _ in found}
+        return found, [problem for problem in problems if problem.source not in theirs]
 
     def _holds(self, url: str, sizes: Mapping[str, int]) -> bool:
         """Whether an object is listed, lies in this copy and is no folder or pipe."""
@@ -115,7 +139,7 @@ class MahnobHci(Corpus):
             try:
                 trials.append(self._decode(session, problems))
             except CorpusError as error:
-                problems += error.problems
+                problems += _excused(error.problems)
         return join_trials(self, ref, trials, problems)
 
     def peek(self, ref: RecordingRef) -> RecordingHeader:
@@ -129,24 +153,35 @@ class MahnobHci(Corpus):
 
     def _sessions(self, ref: RecordingRef, problems: list[Problem], *, with_samples: bool) -> Iterator[_Session]:
         """The sessions whose session.xml and header are good; what is wrong with the others goes to ``problems``."""
-        expected = set(range(1, self.trials_expected + 1))
-        seen: set[int] = set()
-        astray: list[int] = []
+        expected = range(1, self.trials_expected + 1)
+        named: dict[str, int] = {}
+        attributes: dict[str, Mapping[str, str]] = {}
         for url in (url for url in ref.urls if url.endswith(".bdf")):
             name = re.fullmatch(_BDF, "/".join(url.split("/")[-2:]))
             assert name is not None, url
-            trial = int(name["trial"])
+            named[url] = int(name["trial"])
             try:
-                attributes = _read_xml(ref, url, trial)
-                trial, cut = _numbered(ref, url, trial, attributes, problems)
-                fault = _fault_of(ref, url, trial)
-                if trial not in expected or trial in seen:
-                    code = "duplicate" if trial in seen else "unexpected_object"
-                    raise CorpusError(fault(code, f"session.xml makes it trial {trial} of {len(expected)}; look at it"))
-                if int(name["folder"]) != (int(ref.subject) - 1) * _CUTS_PER_SUBJECT + cut:
+                attributes[url] = _read_xml(ref, url, named[url])
+            except CorpusError as error:
+                problems += _excused(error.problems)
+        cuts = {url: _cut_number(attributes[url]) for url in attributes}
+        trials = _number_trials(named, cuts, expected)
+        astray: list[int] = []
+        for url, cut in cuts.items():
+            trial = trials[url]
+            fault = _fault_of(ref, url, trial)
+            if cut != 2 * named[url]:
+                text = attributes[url].get("cutNr", "")
+                message = f"cutNr is {text!r:.40}, its name says {named[url]}, so {2 * named[url]}"
+                problems.append(fault("label_disagreement", f"{message}; taken for trial {trial}, compare"))
+            try:
+                if trial not in expected:
+                    message = f"trial {trial} by its name, and there are {len(expected)}; look at it"
+                    raise CorpusError(fault("unexpected_object", message))
+                if int(url.split("/")[-2]) != (int(ref.subject) - 1) * _CUTS_PER_SUBJECT + cut:
                     astray.append(trial)
-                stimulus, rating = _labels(fault, attributes)
-                clip_s = _seconds(attributes.get("cutLenSec", ""))
+                stimulus, rating = _labels(fault, attributes[url])
+                clip_s = _seconds(attributes[url].get("cutLenSec", ""))
                 size = storage.size_bytes(url)
                 with storage.open_binary(url) as stream:
                     labels, seconds = self._read_header(fault, stream, size, problems)
@@ -154,14 +189,15 @@ class MahnobHci(Corpus):
                     content = stream.read(size) if with_samples else b""
                 yield _Session(url, str(trial), stimulus, rating, clip_s, labels, seconds, content, fault)
             except CorpusError as error:
-                problems += error.problems
-            seen.add(trial)
+                problems += _excused(error.problems)
         if astray:
             rule = f"(subject - 1) * {_CUTS_PER_SUBJECT} + cutNr"
             message = f"folders of trials {astray} are not numbered {rule}; session.xml is used, compare"
             problems.append(ref.problem("label_disagreement", message))
-        absent = sorted(expected - seen)
+        absent = sorted(set(expected) - set(trials.values()))
         known = sum(gap.count for gap in self.catalog.missing if gap.subject == int(ref.subject))
+        if int(ref.subject) == _DISPUTED:
+            known = len(expected)
         if absent and len(absent) <= known:
             problems.append(ref.problem("left_out", f"trials {absent} are not there; published without {known}"))
         else:
@@ -205,10 +241,13 @@ class MahnobHci(Corpus):
             raise CorpusError(session.fault("unreadable", f"{what}; copy the owner's object again")) from None
         rate = self.catalog.sfreq_hz
         if len(pulses) != 2:
-            at = ", ".join(f"{pulse / rate:.3f}" for pulse in pulses[:5]) or "none"
+            at = ", ".join(f"{sample / rate:.3f}" for sample, _ in pulses[:5]) or "none"
             message = f"{len(pulses)} pulses of Status ({at} s), published 2: start and end of the clip; look at it"
             raise CorpusError(session.fault("label", message))
-        start, stop = pulses
+        (start, start_code), (stop, stop_code) = pulses
+        if {start_code, stop_code} != {_PULSE}:
+            message = f"pulses of code {start_code}, {stop_code} where {_PULSE} is published; kept, compare"
+            problems.append(session.fault("layout", message))
         if start != round(self.catalog.baseline_s * rate):
             message = f"its clip starts at {start / rate:.3f} s, published {self.catalog.baseline_s:.3f}; kept"
             problems.append(session.fault("length", message))
@@ -287,18 +326,31 @@ def _fault_of(ref: RecordingRef, url: str, trial: int) -> Fault:
     return lambda code, message: Problem(url, ref.subject, str(trial), code, message)
 
 
-def _published_unusable(top: str, problems: list[Problem]) -> list[Problem]:
+def _published_unusable(top: str, problems: list[Problem], usable: Container[int]) -> list[Problem]:
     """The same, with one entry for each recruited subject of whom no session is usable."""
-    kept: dict[str, Problem] = {}
+    kept: list[Problem] = []
+    first: dict[int, str] = {}
     for problem in problems:
         match = re.fullmatch(_BDF, problem.source.removeprefix(f"{top}/"))
-        if match is None or int(match["subject"]) not in _RECRUITED:
-            kept[problem.source] = problem
+        subject = int(match["subject"]) if match else 0
+        if subject not in _RECRUITED or subject in usable:
+            kept.append(problem)
         else:
-            subject = str(int(match["subject"]))
-            message = f"subject {subject} has no usable session, as published; none is read"
-            kept.setdefault(f"subject {subject}", Problem(problem.source, subject, None, "left_out", message))
-    return list(kept.values())
+            first.setdefault(subject, problem.source)
+    for subject, url in first.items():
+        message = f"subject {subject} has no usable session, as published; none is read"
+        kept.append(Problem(url, str(subject), None, "left_out", message))
+    return kept
+
+
+def _excused(problems: Iterable[Problem]) -> list[Problem]:
+    """Why sessions cannot be used; of the disputed subject that is no fault of the copy: two sources say the same."""
+    return [
+        replace(one, code="left_out", message=f"{one.message.partition('; ')[0]}, as published: none is usable")
+        if one.subject == str(_DISPUTED)
+        else one
+        for one in problems
+    ]
 
 
 def _read_xml(ref: RecordingRef, url: str, trial: int) -> dict[str, str]:
@@ -326,17 +378,31 @@ def _read_xml(ref: RecordingRef, url: str, trial: int) -> dict[str, str]:
     return dict(root.attrib)
 
 
-def _numbered(
-    ref: RecordingRef, url: str, named: int, attributes: Mapping[str, str], problems: list[Problem]
-) -> tuple[int, int]:
-    """(trial, cutNr) by session.xml; the name gives the trial where cutNr is no even number, as S sessions have."""
+def _cut_number(attributes: Mapping[str, str]) -> int:
+    """cutNr by session.xml; 0 where it is no number."""
     text = attributes.get("cutNr", "")
-    cut = int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
-    trial = cut // 2 if cut and cut % 2 == 0 else named
-    if cut != 2 * named:
-        message = f"cutNr is {text!r:.40}, its name says {named}, so {2 * named}; taken for trial {trial}, compare"
-        problems.append(_fault_of(ref, url, trial)("label_disagreement", message))
-    return trial, cut
+    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
+
+
+def _number_trials(named: Mapping[str, int], cuts: Mapping[str, int], expected: Container[int]) -> dict[str, int]:
+    """The trial of each session: half of its cutNr; by its name where that is no trial, or another's too.
+
+    That cutNr is twice the trial is an inference, and nothing else depends on the number: no session is lost for it.
+
+    Args:
+        named: URL -> trial by its name, no two alike.
+        cuts: URL -> cutNr, of those with a session.xml; the others go by their names.
+        expected: Trials that a subject may have.
+
+    Returns:
+        URL -> trial, no two alike; one that is not expected where the name says so.
+    """
+    by_cut = {url: cut // 2 for url, cut in cuts.items() if cut % 2 == 0 and cut // 2 in expected}
+    trials = {**named, **by_cut}
+    # Whoever gives way may need the number of another: each round at least one more goes by its name, for good.
+    while clashing := {trial for trial, count in Counter(trials.values()).items() if count > 1}:
+        trials |= {url: named[url] for url, trial in trials.items() if trial in clashing}
+    return trials
 
 
 def _labels(fault: Fault, attributes: Mapping[str, str]) -> tuple[str, dict[str, float]]:

@@ -2,7 +2,8 @@
 
 A layout says which numbers a recording holds and which rows are which electrodes; everything else is the same for all
 such corpora. Nothing is loaded before its declared type and shape are right, and damage inside one variable costs that
-trial only. `mat5_walk` knows the bytes.
+trial only. Variables may bear participants' names or initials: no message repeats what one is called. `mat5_walk` knows
+the bytes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Variable:
 
     @property
     def name(self) -> str:
-        """As stored."""
+        """As stored: it may hold a participant's name, and stays out of messages."""
         return self.matrix.name
 
     @property
@@ -81,7 +82,7 @@ class TrialLayout:
     Attributes:
         pattern: Regular expression of a variable's whole name: group ``trial`` is its number, a group ``initials``, if
             any, is the same in all.
-        example: A name that matches.
+        example: What such names look like, for messages.
         labels: Number -> (stimulus, emotion) of the trials that the recording should hold.
         rows: Number of rows stored -> which are electrodes. Other numbers are not usable.
         expected_samples: What is wrong about (trial, samples), in words, or None.
@@ -150,7 +151,7 @@ def read_numbers(url: str, name: str) -> list[float]:
             listed, _ = list_variables(stream)
             found = {variable.name: variable for variable in listed}
             if name not in found:
-                raise refusal(f"no variable {name!r} among {sorted(found)[:8]}")
+                raise refusal(f"variables: {len(listed)}, none is called {name}")
             variable = found[name]
             if variable.matrix.count > _MAX_TABLE_NUMBERS or variable.kind == "char":
                 raise refusal(f"{name} is {variable.kind} {variable.shape}, no row of numbers")
@@ -173,8 +174,7 @@ def read_trials(corpus: Corpus, ref: RecordingRef, layout: TrialLayout) -> Recor
             try:
                 stored = load_variable(stream, variable)
             except WalkError as error:
-                message = f"{variable.name} cannot be decoded ({error}); {_COPY}"
-                problems.append(ref.problem("unreadable", message, str(trial)))
+                problems.append(ref.problem("unreadable", f"it cannot be decoded ({error}); {_COPY}", str(trial)))
                 continue
             # MATLAB stores whole numbers of a double array as integers; the owner's type is float64 either way.
             eeg_uv: Eeg = stored.astype(np.float64, copy=False)
@@ -225,15 +225,14 @@ def _choose_trials(
             elif trial in layout.left_out:
                 report("left_out", layout.left_out[trial], trial)
             elif trial not in layout.labels:
-                message = f"{numbered[trial].name} is none of the {len(layout.labels)} trials expected; look at it"
+                message = f"none of the {len(layout.labels)} trials expected; look at it"
                 report("unexpected_object", message, trial)
             elif unusable := _fault(corpus, layout, numbered[trial]):
                 report(*unusable, trial)
             else:
                 variable = chosen[trial] = numbered[trial]
                 if what := layout.expected_samples(trial, variable.shape[1]):
-                    message = f"{variable.name} has {variable.shape[1]} samples, {what}; kept, compare it"
-                    report("length", message, trial)
+                    report("length", f"{variable.shape[1]} samples, {what}; kept, compare it", trial)
                 if (doubt := layout.rows[variable.shape[0]].doubt) and doubt not in doubts:
                     doubts.append(doubt)
         for doubt in doubts:
@@ -247,14 +246,13 @@ def _number(
     """Trial number -> variable, or None where the numbers mean nothing. The order of storage means nothing either."""
     matches = [(match, each) for each in listed if (match := re.fullmatch(layout.pattern, each.name))]
     if not matches:
-        names = sorted(variable.name for variable in listed)[:8]
-        report("missing", f"no variable like {layout.example} among {names}; {_COPY}")
+        report("missing", f"variables: {len(listed)}, none like {layout.example}; {_COPY}")
         return None
-    initials = sorted({match.groupdict().get("initials", "") for match, _ in matches})
+    initials = {match.groupdict().get("initials") for match, _ in matches}
     numbered = {int(match["trial"]): variable for match, variable in matches}
     if len(initials) > 1 or len(numbered) < len(matches):
-        whose = f" of {', '.join(initials[:8])}" if len(initials) > 1 else ""
-        report("shape", f"trials{whose} mixed or twice; keep one recording a file")
+        what = f"trials under {len(initials)} different initials" if len(initials) > 1 else "trials twice"
+        report("shape", f"{what}; keep one recording a file")
         return None
     return numbered
 
@@ -263,8 +261,8 @@ def _fault(corpus: Corpus, layout: TrialLayout, variable: Variable) -> tuple[str
     """(code, message) of why a variable is not loaded, or None."""
     shape, sfreq_hz = variable.shape, corpus.catalog.sfreq_hz
     if variable.kind not in ("double", "single"):
-        return "dtype", f"{variable.name} is {variable.kind}, published double; {_COPY}"
+        return "dtype", f"it is {variable.kind}, published double; {_COPY}"
     if len(shape) != 2 or shape[0] not in layout.rows or not sfreq_hz <= shape[1] <= layout.longest_s * sfreq_hz:
         expected = f"{min(layout.rows)} rows" if len(layout.rows) == 1 else f"{min(layout.rows)} rows or more"
-        return "shape", f"{variable.name} is {shape}, expected {expected} of 1 to {layout.longest_s:g} s; {_COPY}"
+        return "shape", f"it is {shape}, expected {expected} of 1 to {layout.longest_s:g} s; {_COPY}"
     return None

@@ -40,7 +40,7 @@ _LABELS = "raw_EEG_Label.mat"
 _OBJECT = re.compile(r"(?P<name>[^/]+)/(?P=name)_(?P<half>dd?)\.mat")
 _HALVES = {"d": "1", "dd": "2"}  # end of an object's name -> session
 _NUMBERS = {"1": range(1, 18), "2": range(18, 35)}  # session -> raw recordings
-_EMOTIONS = ("", "neutral", "joy", "funny", "anger", "fear", "disgust", "sad")  # by the owner's code
+_EMOTIONS = ("", "neutral", "joy", "funny", "angry", "fear", "disgust", "sadness")  # by the owner's code
 _LEFT_OUT = {0: "the owner's code 0: resting state, no clip", 8: "the owner's code 8: a recording that is not used"}
 # As published for raw recordings 1 to 34. The list of 30 in the README counts without the 8s and belongs to features.
 _CODES = (0, 2, 1, 4, 3, 5, 6, 7, 8, 1, 2, 3, 8, 6, 7, 4, 5, 0, 1, 5, 6, 2, 2, 1, 8, 7, 6, 4, 4, 3, 5, 3, 7, 8)

@@ -2,6 +2,7 @@
 
 Layout after bcmi.sjtu.edu.cn/home/seed/seed.html. The clips and their order are the same for all subjects and sessions;
 a session is known by the order of its date only. Trials keep the one sample that each has beyond whole seconds.
+Variables bear participants' initials, which stay here.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ class Seed(Corpus):
                     problems.append(Problem(url, str(subject), None, "unexpected_object", message))
                 elif url in usable:
                     refs.append(RecordingRef(self.name, str(subject), str(session), url, usable[url]))
+            if (here := len(dates[subject])) < sessions:
+                message = f"{here} of {sessions} dates; sessions are numbered by date and shift when others arrive"
+                problems.append(Problem(top, str(subject), None, "layout", f"{message}; copy them from the owner"))
         return refs, problems + self._labels[1] + self._order[1]
 
     def read(self, ref: RecordingRef) -> Recording:
@@ -75,7 +79,7 @@ class Seed(Corpus):
         emotions = self._labels[0][: self.trials_expected]
         return TrialLayout(
             pattern=r"(?P<initials>\w+?)_eeg(?P<trial>\d+)",
-            example="djc_eeg1",
+            example="<initials>_eeg1",
             labels={n: (str(n), emotion) for n, emotion in enumerate(emotions, start=1)},
             rows={len(self.channels): Rows(self._order[0])},
             expected_samples=self._expected_samples,

@@ -1,7 +1,8 @@
 """SEED-IV as its owner publishes it: eeg_raw_data/{session}/{subject}_{date}.mat, MATLAB 5 files of 24 cut trials.
 
 Layout after bcmi.sjtu.edu.cn/home/seed/seed-iv.html. A clip is (session, trial): each session shows 24 clips of its
-own, the same to all subjects. Trials keep the one sample that each has beyond whole seconds.
+own, the same to all subjects. Trials keep the one sample that each has beyond whole seconds. Variables bear
+participants' initials, which stay here.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SeedIv(Corpus):
         emotions = self._labels[0][ref.session][: self.trials_expected]
         return TrialLayout(
             pattern=r"(?P<initials>\w+?)_eeg(?P<trial>\d+)",
-            example="cz_eeg1",
+            example="<initials>_eeg1",
             labels={n: (_clip(ref.session, n), emotion) for n, emotion in enumerate(emotions, start=1)},
             rows={len(self.channels): Rows(self._order[0])},
             expected_samples=self._expected_samples,

@@ -3,7 +3,8 @@
 Layout after the README that ships with it (bcmi.sjtu.edu.cn/home/seed/seed-v.html). The session in a name is the set
 of clips, which the same subject may have seen before a lower one. trial_start_end_timestamp.txt says when each clip
 ran and wins over the published seconds, as emotion_label_and_stimuli_order.xlsx does over the published labels.
-Channels are chosen by name: mastoids and eye channels are left out, Channel Order.xlsx is neither read nor simulated.
+Channels are chosen by the names in each recording's header: mastoids and eye channels are left out, and where Channel
+Order.xlsx has another order of electrodes that is said.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from emod.corpora.inventory import find_sessions, leaves_copy
 from emod.corpora.marker import scaled_seconds
 from emod.corpora.neuroscan_cnt import CntHeader, read_cnt_header, read_cnt_samples, write_cnt
 from emod.corpora.planning import generator
-from emod.corpora.workbook import read_sheet, write_sheet
+from emod.corpora.workbook import (
+    CHANNEL_WORKBOOKS,
+    read_channel_columns,
+    read_sheet,
+    write_channel_order,
+    write_sheet,
+)
 from emod.errors import RequestError
 from emod.signal import canonical_name
 from emod.simulation import Passage, RecordingPlan
@@ -62,7 +69,7 @@ class SeedV(Corpus):
     def _inventory(self) -> tuple[list[RecordingRef], list[Problem]]:
         pattern = r"(?P<subject>\d+)_(?P<session>[123])_(?P<date>\d{8})\.cnt"
         refs, problems = find_sessions(self, _FOLDER, pattern, f"{_FOLDER}/1_1_20180804.cnt")
-        return refs, problems + self._times[1] + self._labels[1]
+        return refs, problems + self._times[1] + self._labels[1] + self._order[1]
 
     def read(self, ref: RecordingRef) -> Recording:
         """Decodes one session's .cnt (contract of `Corpus.read`); one cut short keeps the trials that are whole."""
@@ -113,6 +120,11 @@ class SeedV(Corpus):
             problems.append(ref.problem("layout", f"{found}, expected {_STEP_UV:.4f}; kept, compare amplitudes"))
         if doubt := header.doubt or ("" if header.sample_bytes == 4 else "samples of 16 bits, expected 32"):
             problems.append(ref.problem("layout", f"{doubt}; kept, look at it"))
+        here = tuple(site for site in sites if site in self.channels)
+        pairs = zip(here, self._order[0] or here, strict=True)
+        if apart := [f"{name} for {wanted}" for name, wanted in pairs if name != wanted]:
+            what = f"{len(apart)} electrodes are not in the order of {CHANNEL_WORKBOOKS[0]} ({apart[0]})"
+            problems.append(ref.problem("layout", f"{what}; its own names are used, compare them"))
         here_s, whole_s = header.samples / header.sfreq_hz, header.declared / header.sfreq_hz
         if header.samples < header.declared // header.block * header.block:
             message = f"cut short: {whole_s - here_s:.1f} of {whole_s:.1f} s are missing; copy the owner's object again"
@@ -196,6 +208,19 @@ class SeedV(Corpus):
                 problems.append(Problem(url, None, None, "label_disagreement", message))
         return labels, problems
 
+    @cached_property
+    def _order(self) -> tuple[tuple[str, ...], list[Problem]]:
+        """Electrodes in the order of Channel Order.xlsx, whatever else it lists; () where it is of no use."""
+        url, columns, problems = read_channel_columns(self)
+        for column in columns:
+            names = tuple(site for site in map(_site, column) if site in self.channels)
+            if sorted(names) == sorted(self.channels):
+                return names, []
+        if url is not None and not problems:
+            message = f"no column of the {len(self.channels)} electrodes; the recordings' own names are used, compare"
+            problems = [Problem(url, None, None, "label_table", message)]
+        return (), problems
+
     def _may_open(self, url: str) -> bool:
         """Whether a table is a file of this copy, neither empty (as a pipe is) nor huge."""
         return not leaves_copy(self.root, url) and 0 < storage.size_bytes(url) <= _MOST_TABLE_BYTES
@@ -252,7 +277,9 @@ class SeedV(Corpus):
             storage.upload(str(path), url)
 
     def write_tables(self, plans: list[RecordingPlan]) -> None:
-        """Writes the seconds of the clips as they are in this copy, and the labels of all three sessions."""
+        """Writes the seconds of the clips as they are in this copy, the labels of all three sessions, and the order of
+        electrodes.
+        """
         assert self.catalog.trial_emotions is not None
         lines = []
         for session, plan in sorted({plan.session: plan for plan in plans}.items()):
@@ -268,6 +295,7 @@ class SeedV(Corpus):
         for session, words in self.catalog.trial_emotions.items():
             rows += [[f"Session {session}", *range(1, len(words) + 1)], [None, *(word.capitalize() for word in words)]]
         write_sheet(storage.join(self.root, _LABELS), rows)
+        write_channel_order(self)
 
 
 def _site(label: str) -> str:

@@ -17,7 +17,15 @@ from emod.corpora.contract import Corpus, CorpusError, Problem
 from emod.corpora.inventory import table_ships
 from emod.signal import canonical_names
 
-__all__ = ["CHANNEL_WORKBOOKS", "read_channel_order", "read_sheet", "table_ships", "write_channel_order", "write_sheet"]
+__all__ = [
+    "CHANNEL_WORKBOOKS",
+    "read_channel_columns",
+    "read_channel_order",
+    "read_sheet",
+    "table_ships",
+    "write_channel_order",
+    "write_sheet",
+]
 
 CHANNEL_WORKBOOKS = ("Channel Order.xlsx", "channel-order.xlsx")
 """Names under which owner and copies call the table of electrodes; the first is the owner's."""
@@ -60,22 +68,33 @@ def read_sheet(url: str) -> list[list[str]]:
     return cells
 
 
+def read_channel_columns(corpus: Corpus) -> tuple[str | None, list[list[str]], list[Problem]]:
+    """The table of electrodes that ships with a copy.
+
+    Returns:
+        Its URL, None where there is none; the texts of each column; and why it cannot be read.
+    """
+    urls = [storage.join(corpus.root, name) for name in CHANNEL_WORKBOOKS]
+    url = next((url for url in urls if table_ships(corpus.root, url)), None)
+    if url is None:
+        return None, [], []
+    try:
+        cells = read_sheet(url)
+    except CorpusError as error:
+        return url, [], [error.problem]
+    return url, [[name for name in column if name] for column in zip(*cells, strict=True)], []
+
+
 def read_channel_order(corpus: Corpus) -> tuple[tuple[int, ...] | None, list[Problem]]:
     """Where the stored rows lie: the table of electrodes that ships with a copy wins over the catalog's order.
 
     Returns:
         Stored row of each electrode in the catalog's order, or None where that is 0, 1, 2, ...; and what was found.
     """
-    urls = [storage.join(corpus.root, name) for name in CHANNEL_WORKBOOKS]
-    url = next((url for url in urls if table_ships(corpus.root, url)), None)
-    if url is None:
-        return None, []
-    try:
-        cells = read_sheet(url)
-    except CorpusError as error:
-        return None, [error.problem]
-    for column in zip(*cells, strict=True):
-        names = [name for name in column if name]
+    url, columns, problems = read_channel_columns(corpus)
+    if url is None or problems:
+        return None, problems
+    for names in columns:
         # A heading may stand above the names.
         for stored in (_electrodes(names), _electrodes(names[1:])):
             if set(stored) != set(corpus.channels):

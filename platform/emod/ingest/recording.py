@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from emod.affect import va_region
 from emod.catalog import CorpusCatalog, SignalSettings
 from emod.corpora import Problem, Recording, TrialSpan
+from emod.corpora.amplitude import doubt_amplitude
 from emod.signal import FLAT_SCALE_UV, normalise, window_length, window_starts
 from emod.signal.clean import Cleaned, clean_recording
 from emod.signal.quality import (
@@ -57,8 +58,11 @@ def make_windows(recording: Recording, catalog: CorpusCatalog, settings: SignalS
     """Cleans a recording as a whole, cuts its trials into windows and normalises each.
 
     A trial shorter than a window and the windows of a trial that are flat, or that ``settings.quality`` rejects, are
-    listed as problems, not stored. A recording that it rejects is not cleaned.
+    listed as problems, not stored. A recording that it rejects is not cleaned. Amplitudes that are no microvolts are
+    listed too: what quality rejects then has a cause.
     """
+    if (odd := doubt_amplitude(recording)) is not None:
+        recording = replace(recording, problems=(*recording.problems, odd))
     channels, source, subject = recording.channels, recording.source, recording.subject
     inspection = inspect_recording(recording.eeg_uv, recording.pieces, channels, recording.sfreq_hz, settings.quality)
     repair = plan_repair(inspection, channels, catalog.mains_hz, settings.quality)

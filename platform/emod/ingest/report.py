@@ -31,6 +31,10 @@ MEANING_OF_CODE: dict[str, tuple[str, str]] = {
     "unreadable": ("The object is damaged or not what its name says; nothing of it was used.", "Copy it again."),
     "missing": ("Something that the owner publishes is not in this copy.", "Copy it, or leave it: the rest is used."),
     "dtype": ("A variable holds something other than numbers; it was not used.", "Copy the owner's object again."),
+    "amplitude": (
+        "The signal is far too small or too large for EEG in microvolt, as it is in another unit; it was kept.",
+        "Find out the unit of this copy; windows rejected below may follow from it.",
+    ),
     "shape": (
         "The number of electrodes, samples or trials is not the published one; it was not used, since rows could be "
         "mistaken for each other.",
@@ -58,6 +62,7 @@ MEANING_OF_CODE: dict[str, tuple[str, str]] = {
         "The copy follows one of several layouts between which no public source decides; it was read so.",
         "Nothing, unless you know better.",
     ),
+    "disputed": ("Used, though other public tools leave it out; nobody says why.", "Look at it, and decide."),
     "left_out": ("Known to its owner as unusable; left out on purpose.", "Nothing."),
     "short": ("A trial is shorter than one window.", "Lower signal.window_s to use it."),
     "bad_electrodes": (
