@@ -68,9 +68,9 @@ class Problem:
         code: A stable word for machines. Skipped: ``unreadable``, ``missing``, ``dtype``, ``shape``, ``label``,
             ``not_finite``, ``unexpected_object``, ``duplicate``. Kept, but look: ``flat`` (some electrodes),
             ``label_disagreement``, ``label_table``, ``length``, ``amplitude`` (no EEG in microvolt), ``layout`` (an
-            alternative that the catalog calls uncertain). ``left_out``: the owner says not to use it. ``disputed``: used, though
-            other tools do not. Ingest adds ``short`` and what quality settings
-            reject: ``bad_electrodes``, ``saturated``, ``gross``, ``clipped``, ``line_noise``.
+            alternative that the catalog calls uncertain), ``disputed`` (other tools leave it out). ``left_out``: the
+            owner says not to use it. Ingest adds ``short`` and what quality settings reject: ``bad_electrodes``,
+            ``saturated``, ``gross``, ``clipped``, ``line_noise``.
         message: One line for people, with the value found and the cure.
     """
 
