@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-torcheeg bench lint clean
+.PHONY: demo test test-long test-real test-torcheeg test-triton bench lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -26,6 +26,14 @@ test-torcheeg: $(VENV)/installed-test
 		lightning-utilities torchmetrics xlrd PyWavelets spectrum easydev colorlog colorama netCDF4 cftime xarray wfdb
 	EMOD_TORCHEEG=$(TORCHEEG)/bin/python $(BIN)/python -m pytest -m torcheeg
 
+# A gigabyte that only PyTorch's builds for GPUs bring along.
+TRITON := .venv-triton
+test-triton: $(VENV)/installed-test
+	$(PYTHON) -m venv $(TRITON)
+	echo "$(abspath $(VENV))/lib/$$(ls $(VENV)/lib)/site-packages" > $(TRITON)/lib/$$(ls $(VENV)/lib)/site-packages/project.pth
+	$(TRITON)/bin/pip install --quiet --no-deps triton==3.7.1
+	TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -m triton
+
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench
 
@@ -34,7 +42,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(TORCHEEG) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHEEG) $(TRITON) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is named first: with the pinned build installed, nothing later pulls another one.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -18,10 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fold_norm", "pooled_convolution", "token_spans"]
+__all__ = ["fold_norm", "pooled_convolution", "takes", "token_spans"]
 
 # Points in flight: with D = 128 some megabytes, which caches hold.
 _POINTS = 8192
+
+
+def takes(x: Tensor, filters: int) -> bool:
+    """Whether `pooled_convolution` does: it gives the signal no gradient, and Triton wants powers of two."""
+    power_of_two = filters >= 16 and filters & (filters - 1) == 0
+    return not x.requires_grad and (x.device.type == "cpu" or (x.is_cuda and power_of_two))
 
 
 def token_spans(n_points: int, n_tokens: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +59,8 @@ def fold_norm(
         (B, D, K) filters and (B, D) biases, in the dtype of x.
     """
     taps = weight.shape[1]
-    first, second = _patch_moments(_pad(x, taps), taps)
+    with torch.autocast(x.device.type, enabled=False):
+        first, second = _patch_moments(_pad(x, taps), taps)
     # A variance as a difference of means wants the digits; these tensors are small.
     w, b = weight.double(), bias.double()
     level = first.double() @ w.T  # (B, D): w_d . m
@@ -81,6 +88,14 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor, n_tokens: int) -
     """
     taps, n_points = weight.shape[2], x.shape[2]
     start, length = token_spans(n_points, n_tokens)
+    if x.is_cuda:
+        from emod.model.pooled_kernel import PooledKernel  # Triton comes with PyTorch for GPUs only
+
+        products = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
+        out: Tensor = PooledKernel.apply(  # type: ignore[no-untyped-call]
+            _pad(x, taps), weight, bias, start.to(x.device), length.to(x.device), products
+        )
+        return out
     span = int(length.max())
     # Row j of the strips holds the j-th point of every token's span, so taps and points are both slices of rows.
     point = (start + torch.arange(span + taps - 1)[:, None]).clamp(max=n_points + taps - 2)
@@ -95,13 +110,29 @@ def _pad(x: Tensor, taps: int) -> Tensor:
 
 @torch.no_grad()
 def _patch_moments(padded: Tensor, taps: int) -> tuple[Tensor, Tensor]:
-    """(B, K) means and (B, K, K) second moments of all patches of each window."""
-    firsts, seconds = [], []
-    for window in padded:
-        patches = window.unfold(1, taps, 1).permute(2, 0, 1).reshape(taps, -1)
-        firsts.append(patches.mean(dim=1))
-        seconds.append(patches @ patches.T / patches.shape[1])
-    return torch.stack(firsts), torch.stack(seconds)
+    """(B, K) means and (B, K, K) second moments of all patches of each window, from P padded points.
+
+    Moving both taps by one point drops the product at one end and takes in one at the other, so that all K x K sums
+    follow from those of the first tap with every tap, and from the K - 1 points at either end.
+    """
+    n_points = padded.shape[2] - taps + 1
+    count = padded.shape[1] * n_points
+    head, tail = padded[:, :, : taps - 1], padded[:, :, n_points:]
+    change = F.pad((tail - head).sum(dim=1), (1, 0)).cumsum(dim=1)
+    means = (padded[:, :, :n_points].sum(dim=(1, 2))[:, None] + change) / count
+
+    size = padded.shape[2] + taps  # no lag wraps around
+    spectrum = torch.fft.rfft(padded, n=size)
+    first = torch.fft.rfft(padded[:, :, :n_points], n=size)
+    from_first = torch.fft.irfft((first.conj() * spectrum).sum(dim=1), n=size)[:, :taps]  # (B, K): lag d
+
+    change = tail.transpose(1, 2) @ tail - head.transpose(1, 2) @ head  # (B, K - 1, K - 1)
+    tap = torch.arange(taps, device=padded.device)
+    lag, least = (tap[:, None] - tap).abs(), torch.minimum(tap[:, None], tap)
+    along = F.pad(change, (0, taps, 0, 1))  # row t, column t + d; zeros where there is no such pair
+    by_lag = along[:, tap, tap + tap[:, None]]  # (B, lag, t)
+    before = F.pad(by_lag, (1, 0)).cumsum(dim=2)  # (B, lag, i): all moves up to tap i
+    return means, (from_first[:, lag] + before[:, lag, least]) / count
 
 
 class _Pooled(torch.autograd.Function):
