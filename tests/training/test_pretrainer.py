@@ -17,7 +17,7 @@ from emod.catalog import EmodConfig, PretrainSettings
 from emod.errors import DataError
 from emod.shards import ShardStore
 from emod.training import pretrainer as module
-from emod.training.pretrainer import PretrainCorpus, Pretrainer, StepReport, make_plan, select_windows
+from emod.training.pretrainer import PretrainCorpus, Pretrainer, StepReport, _Part, make_plan, select_windows
 
 CORPORA = ("dasps", "deap", "seed_iv")
 CPU = torch.device("cpu")
@@ -276,6 +276,30 @@ def test_gradients_are_clipped(store: ShardStore, tiny: EmodConfig) -> None:
     # Reported is the norm before clipping.
     for report in reports:
         assert report.gradient_norm == pytest.approx(whole.norm().item(), rel=1e-5)
+
+
+def test_corpora_of_one_montage_go_through_together(
+    store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever order each has its electrodes; what comes back is in the plan's order."""
+    pretrainer = new_pretrainer(store, tiny, settings_of())
+    montages = {"a": ("Fp1", "Cz", "O2"), "b": ("O2", "Fp1", "Cz"), "c": ("Fp1", "Cz")}
+    nothing = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32)
+    pretrainer._corpora = {name: PretrainCorpus(*nothing, names, 50.0) for name, names in montages.items()}
+    torch.manual_seed(0)
+    parts = [
+        _Part(name, number, torch.randn(3, len(names), 100), torch.randn(3, 2), torch.arange(3) + 10 * number)
+        for number, (name, names) in enumerate(montages.items())
+    ]
+    alone = [pretrainer.model.embed(p.windows, montages[p.corpus], 50.0, p.keys) for p in parts]
+    passes = []
+    embed = pretrainer.model.embed
+    monkeypatch.setattr(pretrainer.model, "embed", lambda *given: passes.append(len(given[0])) or embed(*given))
+    embedding, va, ids = pretrainer._embed(parts)
+    torch.testing.assert_close(embedding, torch.cat(alone), rtol=0, atol=1e-6)
+    assert torch.equal(va, torch.cat([part.va for part in parts]))
+    assert ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert passes == [6, 3]
 
 
 def test_batches_are_read_in_order_and_one_ahead(store: ShardStore, tiny: EmodConfig) -> None:

@@ -216,14 +216,33 @@ class Pretrainer:
         )
 
     def _embed(self, parts: list[_Part]) -> tuple[Tensor, Tensor, Tensor]:
-        embeddings, points, ids = [], [], []
+        """Embeddings, points and corpus ids of this worker's windows, in the plan's order.
+
+        Corpora of one montage, rate and length go through the network together.
+        """
+        together: dict[tuple[tuple[str, ...], float, int], list[_Part]] = {}
         for part in parts:
             corpus = self._corpora[part.corpus]
-            windows, keys = (tensor.to(self._device, non_blocking=True) for tensor in (part.windows, part.keys))
-            embeddings.append(self.model.embed(windows, corpus.channels, corpus.sfreq_hz, keys))
-            points.append(part.va.to(self._device))
-            ids.append(torch.full((len(part.va),), part.number, device=self._device))
-        return torch.cat(embeddings), torch.cat(points), torch.cat(ids)
+            kind = tuple(sorted(corpus.channels)), corpus.sfreq_hz, part.windows.shape[2]
+            together.setdefault(kind, []).append(part)
+        embeddings: dict[int, Tensor] = {}
+        for (names, sfreq_hz, _), members in together.items():
+            windows = torch.cat([self._in_order(part, names) for part in members])
+            keys = torch.cat([part.keys for part in members])
+            found = self.model.embed(self._moved(windows), names, sfreq_hz, self._moved(keys))
+            sizes = [len(part.va) for part in members]
+            embeddings |= {part.number: rows for part, rows in zip(members, torch.split(found, sizes), strict=True)}
+        ids = torch.cat([torch.full((len(part.va),), part.number) for part in parts])
+        points = torch.cat([part.va for part in parts])
+        return torch.cat([embeddings[part.number] for part in parts]), self._moved(points), self._moved(ids)
+
+    def _in_order(self, part: _Part, names: tuple[str, ...]) -> Tensor:
+        """A part's windows with these electrodes, all of which it has, in this order."""
+        channels = self._corpora[part.corpus].channels
+        return part.windows if channels == names else part.windows[:, [channels.index(name) for name in names]]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
     def _share_gradients(self) -> None:
         """Sums the backbone's gradients over workers and averages the head's, in one collective."""
