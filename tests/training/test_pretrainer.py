@@ -283,6 +283,7 @@ def test_corpora_of_one_montage_go_through_together(
 ) -> None:
     """In whatever order each has its electrodes; what comes back is in the plan's order."""
     pretrainer = new_pretrainer(store, tiny, settings_of())
+    pretrainer.model.eval()  # dropout follows the places of electrodes
     montages = {"a": ("Fp1", "Cz", "O2"), "b": ("O2", "Fp1", "Cz"), "c": ("Fp1", "Cz")}
     nothing = np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.float32)
     pretrainer._corpora = {name: PretrainCorpus(*nothing, names, 50.0) for name, names in montages.items()}
