@@ -7,6 +7,7 @@ It reads headers; --full decodes every sample. Exit code 0: complete; 3: not; 2:
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import ExitStack
 from itertools import groupby
@@ -26,6 +27,7 @@ _HEADINGS = {
     "known": ("Known: its owner publishes it so", "cyan"),
 }
 _SHOWN_OF_A_KIND = 3
+_UNWRAPPED = 100_000  # columns of what is no terminal: paths stay whole for grep
 
 
 def main() -> None:
@@ -71,7 +73,13 @@ def main() -> None:
     if arguments.json != "-":
         from rich.console import Console
 
-        show(diagnosis, Console())
+        console = Console()
+        if console.is_terminal:
+            show(diagnosis, console)
+        else:
+            page = io.StringIO()
+            show(diagnosis, Console(file=page, width=_UNWRAPPED))
+            print("\n".join(line.rstrip() for line in page.getvalue().rstrip("\n").split("\n")))
     sys.exit(0 if diagnosis.complete else 3)
 
 
@@ -94,7 +102,10 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     console.print(table)
 
     def line(text: str, indent: int = 1, style: str = "") -> None:
-        console.print(Padding.indent(Text(text, style=style), indent))
+        if not console.is_terminal:
+            console.print(Text(" " * indent + text, style=style), soft_wrap=True)
+        else:
+            console.print(Padding.indent(Text(text, style=style), indent))
 
     for level, (heading, colour) in _HEADINGS.items():
         findings = [finding for finding in diagnosis.findings if finding.level == level]

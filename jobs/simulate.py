@@ -6,6 +6,7 @@ python jobs/simulate.py --corpus deap --out data/deap --subjects 4 --time-scale 
 from __future__ import annotations
 
 from emod.cli import JobParser, progress, run_job
+from emod.errors import RequestError
 
 
 def main() -> None:
@@ -30,8 +31,15 @@ def main() -> None:
     given = {"effect": arguments.effect, "seed": arguments.seed}
     brain = load_simulation().model_dump() | {key: value for key, value in given.items() if value is not None}
     asked = {"subjects": arguments.subjects, "trials": arguments.trials, "time_scale": arguments.time_scale}
-    settings = validate(SimulateSettings, {**asked, "brain": brain}, origin="command line")
-    plans = open_corpus(arguments.corpus, arguments.out).plan_recordings(settings)
+    typed = {(key,): f"--{key.replace('_', '-')} {value}" for key, value in asked.items()}
+    typed |= {("brain", key): f"--{key} {value}" for key, value in given.items()}
+    settings = validate(SimulateSettings, {**asked, "brain": brain}, origin="command line", typed=typed)
+    corpus = open_corpus(arguments.corpus, arguments.out)
+    try:
+        plans = corpus.plan_recordings(settings)
+    except RequestError as error:  # knows the field of SimulateSettings, not the flag
+        flags = [flag for place, flag in typed.items() if str(error).startswith(f"simulate.{place[-1]} = ")]
+        raise RequestError(": ".join([*flags, str(error)])) from None
     seconds = sum(passage.duration_s for plan in plans for piece in plan.pieces for passage in piece)
     print(f"{arguments.corpus}: {len(plans)} recordings, {seconds / 60:.1f} minutes of EEG -> {redact(arguments.out)}")
     if arguments.dry_run:

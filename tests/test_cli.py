@@ -162,3 +162,64 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
     last = plain.split("\r")[-1] if "40/40" in plain.split("\r")[-1] else plain
     assert re.search(r"pretrain\s+━{10,}\s+40/40 .*loss 39", last)
     assert "pretrain: 4/40" not in plain
+
+
+def run_script(name: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A job as a user starts it."""
+    script = Path(SOURCE).parent / "jobs" / f"{name}.py"
+    return subprocess.run(
+        [sys.executable, str(script), *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": SOURCE, **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "flags"),
+    [
+        ("doctor", ["--corpus", "mylab", "--root", "nowhere"]),
+        ("ingest", ["--set", "corpora=[mylab]", "--set", "addresses.data.mylab=x", "--set", "addresses.store=y"]),
+    ],
+)
+def test_a_wrong_electrode_in_a_users_catalog_is_one_line(tmp_path: Path, job: str, flags: list[str]) -> None:
+    readme = (Path(SOURCE).parent / "catalogs" / "README.md").read_text()
+    (tmp_path / "corpora").mkdir()
+    text = readme.split("```yaml\n")[1].split("```")[0].replace("O1, O2]", "O1, O3]")
+    (tmp_path / "corpora" / "mylab.yaml").write_text(text)
+    done = run_script(job, *flags, EMOD_CATALOGS=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"{job}.py: mylab.yaml: channels: electrode 'O3' is not a 10-10 name")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--subjects", "24"], "--subjects 24: "),
+        (["--subjects", "1", "--trials", "99"], "--trials 99: "),
+        (["--subjects", "0"], "--subjects 0: "),
+        (["--subjects", "1", "--seed", "-1"], "--seed -1: "),
+        (["--subjects", "1", "--time-scale", "nan"], "--time-scale nan: "),
+    ],
+)
+def test_simulate_blames_the_flag_that_was_typed(tmp_path: Path, flags: list[str], said: str) -> None:
+    done = run_script("simulate", "--corpus", "dasps", "--out", str(tmp_path / "copy"), *flags)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"simulate.py: {said}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("addresses.storr=s3://key:hunter2@bucket/x", "addresses.storr=s3://***@bucket/x: unknown key"),
+        (f"addresses.data=s3://key:{'hunter2' * 20}@bucket/x", "addresses.data=s3://***@bucket/x: read as"),
+    ],
+)
+def test_what_was_typed_is_repeated_without_its_secret(
+    capsys: pytest.CaptureFixture[str], typed: str, said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run_job(lambda: load_experiment("pretrain", [typed]) and None)
+    told = capsys.readouterr().err
+    assert "hunter2" not in told
+    assert f"--set {said}" in told

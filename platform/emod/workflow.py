@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from emod.cli import progress
 from emod.corpora import read_marker, simulate_corpus
 from emod.errors import RequestError
 from emod.evaluation import Evaluation, make_target, split_subjects
-from emod.ingest import ingest, plan_ingest
+from emod.ingest import IngestPlan, ingest, plan_ingest
 from emod.ingest.report import write_report
 from emod.shards import ShardStore
 from emod.simulation import BrainSimulator
@@ -134,14 +134,19 @@ def simulate_corpora(experiment: Experiment) -> None:
             simulate_corpus(name, root, settings, BrainSimulator(settings.brain), lambda plan: advance(1, plan.subject))
 
 
-def ingest_corpora(experiment: Experiment) -> ShardStore:
-    """Brings the experiment's store up to date, writes its report and opens it. Ray must be running."""
-    plans = plan_ingest(experiment)
+def ingest_corpora(experiment: Experiment, plans: Sequence[IngestPlan] | None = None) -> ShardStore:
+    """Brings the experiment's store up to date, writes its report and opens it. Ray must be running.
+
+    Args:
+        experiment: What to ingest and how.
+        plans: From `plan_ingest`, where they are known already.
+    """
+    plans = plan_ingest(experiment) if plans is None else plans
     total = sum(len(plan.references) for plan in plans if plan.entry is None)
     with progress("ingest", total) as advance:
         ingest(experiment, plans, lambda note: advance(1, note))
     store = ShardStore.open(experiment.addresses.store_url())
-    write_report(store)
+    write_report(store, experiment.name)
     return store
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
 import os
 import pickle
 import re
 import shutil
 import struct
+import threading
 import uuid
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +32,7 @@ from emod.catalog import Addresses, Experiment, SimulateSettings, corpus_names, 
 from emod.catalog.experiment import IngestSettings
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.corpora import READERS, Corpus, CorpusError, Problem, Trial, open_corpus, simulate_corpus
+from emod.corpora.doctor import examine
 from emod.errors import RequestError
 from emod.ingest import ingest, make_windows, plan_ingest
 from emod.shards import ShardStore
@@ -560,6 +565,42 @@ class TestFaults:
         assert problem.code in ("label", "shape")
         assert said in problem.message
 
+    @pytest.mark.parametrize(
+        ("old", "new", "left_out"),
+        [
+            ("16\t12\tfilm", "7\t12\tfilm", {"1": "shares 7 s with trial 2", "2": "shares 7 s with trial 1"}),
+            ("30\t12\tfilm", "16\t12\tfilm", {"2": "shares 12 s with trial 3", "3": "shares 12 s with trial 2"}),
+            ("2\t12\tfilm", "2\t15\tfilm", {"1": "shares 1 s with trial 2", "2": "shares 1 s with trial 1"}),
+            ("2\t12\tfilm", "2\t40\tfilm", {"1": "with trial 2", "2": "with trial 1", "3": "with trial 1"}),
+            ("30\t12\tfilm", "27.95\t0.02\tfilm", {}),  # its last moment; the trial before it gives way
+        ],
+    )
+    def test_samples_have_one_label(
+        self, edf: Path, catalog: Callable[..., None], old: str, new: str, left_out: dict[str, str]
+    ) -> None:
+        self.edit(beside(edf, "events.tsv"), old, new)
+        trials, problems = read(edf)
+        assert trials == [name for name in ALL if name not in {f"sub-01/{trial}" for trial in left_out}]
+        assert [(problem.code, problem.trial) for problem in problems] == [("label", trial) for trial in left_out]
+        for problem, said in zip(problems, left_out.values(), strict=True):
+            assert said in problem.message
+        corpus = open_corpus("mylab", edf)
+        for ref in corpus.references():
+            with contextlib.suppress(CorpusError):
+                taken = np.zeros(SECONDS * 250, int)
+                recording = corpus.read(ref)
+                for span in recording.spans:
+                    taken[span.start : span.stop] += 1
+                assert taken.max() == 1
+                assert corpus.peek(ref).problems == recording.problems
+
+    @pytest.mark.parametrize(("duration", "stop_s"), [("14.1", 16.0), ("14.0", 16.0), ("13.996", 15.996)])
+    def test_clocks_that_differ_by_a_moment_cost_no_trial(self, edf: Path, duration: str, stop_s: float) -> None:
+        self.edit(beside(edf, "events.tsv"), "2\t12\tfilm", f"2\t{duration}\tfilm")
+        first, second, *_ = open_corpus("mylab", edf, strict=True).trials()
+        assert first.eeg_uv.shape[1] == round((stop_s - 2) * 250)
+        assert_tagged(second, 2)
+
     @pytest.mark.parametrize("rating", ["n/a", "", "0", "10", "nan", "high"])
     def test_rating_that_cannot_be_used_costs_its_trial(
         self, edf: Path, catalog: Callable[..., None], rating: str
@@ -641,6 +682,82 @@ class TestFaults:
             path.write_text(json.dumps(said))
             assert read(edf) == (ALL, [])
 
+    @pytest.mark.parametrize(
+        ("says", "said"),
+        [
+            ("eeg.json", "sub-01_task-films_eeg.eeg holds 20.0 s, its eeg.json says 42.0"),
+            ("header", "sub-01_task-films_eeg.eeg holds 20.0 s, its header says 42.0"),
+            ("half a sample", "sub-01_task-films_eeg.eeg has 240006 bytes, which is no whole number of samples"),
+        ],
+    )
+    def test_file_that_is_cut_short_is_named_and_no_row_blamed(
+        self, written: dict[str, Path], tmp_path: Path, catalog: Callable[..., None], says: str, said: str
+    ) -> None:
+        root = Path(shutil.copytree(written["BrainVision"], tmp_path / "copy"))
+        if says != "eeg.json":
+            beside(root, "eeg.json").unlink()
+        if says == "header":
+            self.edit(main_of(root), "[Binary Infos]", f"DataPoints={SECONDS * 250}\n\n[Binary Infos]")
+        stored = 20 * 250 * 12 * 4 + 6 * (says == "half a sample")
+        os.truncate(beside(root, "eeg.eeg"), stored)
+        trials, problems = read(root)
+        assert trials == ["sub-01/1", *ALL[3:]]
+        assert [(problem.code, problem.trial) for problem in problems] == [
+            ("length", None),
+            ("shape", "2"),
+            ("shape", "3"),
+        ]
+        for problem in problems:
+            assert problem.message.endswith(f"{said}; copy that file again")
+        os.truncate(beside(root, "eeg.eeg"), stored // 12)  # not one trial is left
+        assert all(problem.message.endswith("copy that file again") for problem in read(root)[1])
+
+    def test_row_is_blamed_where_the_file_is_whole(
+        self, written: dict[str, Path], tmp_path: Path, catalog: Callable[..., None]
+    ) -> None:
+        root = Path(shutil.copytree(written["BrainVision"], tmp_path / "copy"))
+        self.edit(beside(root, "events.tsv"), "30\t12\tfilm", "40\t12\tfilm")
+        problem = self.one(
+            root, "shape", "samples 10000..13000 of 10500 stored; correct its row", ALL[:2] + ALL[3:], "3"
+        )
+        assert "copy" not in problem.message
+        beside(root, "eeg.json").unlink()  # nothing says how long it was
+        self.one(root, "shape", "the 42.0 s of sub-01_task-films_eeg.eeg; compare that file", ALL[:2] + ALL[3:], "3")
+
+    @pytest.mark.parametrize("says", ["eeg.json", "header"])
+    def test_electrodes_one_after_the_other_need_the_whole_file(
+        self, written: dict[str, Path], tmp_path: Path, catalog: Callable[..., None], says: str
+    ) -> None:
+        root = Path(shutil.copytree(written["BrainVision"], tmp_path / "copy"))
+        samples = np.fromfile(beside(root, "eeg.eeg"), "<f4").reshape(-1, 12)
+        samples.T.tofile(beside(root, "eeg.eeg"))
+        self.edit(main_of(root), "DataOrientation=MULTIPLEXED", "DataOrientation=VECTORIZED")
+        if says == "header":
+            self.edit(main_of(root), "[Binary Infos]", f"DataPoints={SECONDS * 250}\n\n[Binary Infos]")
+            beside(root, "eeg.json").unlink()
+        assert read(root) == (ALL, [])
+        os.truncate(beside(root, "eeg.eeg"), 40 * 250 * 12 * 4)
+        self.one(root, "unreadable", "sub-01_task-films_eeg.eeg ")
+        corpus = open_corpus("mylab", root)
+        with pytest.raises(CorpusError, match=r"_eeg\.eeg .*copy that file again"):
+            corpus.peek(corpus.references()[0])
+
+    def test_samples_of_eeglab_that_are_cut_short_are_seen_in_headers(
+        self, written: dict[str, Path], tmp_path: Path, catalog: Callable[..., None]
+    ) -> None:
+        root = Path(shutil.copytree(written["EEGLAB"], tmp_path / "SET"))
+        content = {name: value for name, value in scipy.io.loadmat(main_of(root)).items() if name[0] != "_"}
+        samples = np.asarray(content["data"], "<f4")
+        fdt = main_of(root).with_suffix(".fdt")
+        fdt.write_bytes(samples.tobytes("F"))
+        scipy.io.savemat(main_of(root), content | {"data": fdt.name}, appendmat=False)
+        assert read(root) == (ALL, [])
+        os.truncate(fdt, fdt.stat().st_size - 4)
+        self.one(root, "unreadable", "_eeg.fdt has 503996 bytes, its header declares 504000; copy that file again")
+        corpus = open_corpus("mylab", root)
+        with pytest.raises(CorpusError, match=r"_eeg\.fdt has"):
+            corpus.peek(corpus.references()[0])
+
     def test_strays_are_listed_and_others_passed_over(self, edf: Path) -> None:
         path = main_of(edf)
         shutil.copy(path, path.with_name("copy of sub-01_task-films_eeg.edf"))
@@ -651,6 +768,65 @@ class TestFaults:
         trials, problems = read(edf)
         assert trials == ALL
         assert [problem.code for problem in problems] == ["unexpected_object", "unexpected_object"]
+
+    @pytest.mark.parametrize("file_format", SUFFIXES)
+    def test_doctor_sees_a_subject_under_two_names(
+        self, written: dict[str, Path], tmp_path: Path, catalog: Callable[..., None], file_format: str
+    ) -> None:
+        """Whatever was renamed with it: the header's pointers, the tables, the comment in a header."""
+        catalog(subjects=3)
+        root = Path(shutil.copytree(written[file_format], tmp_path / "copy"))
+        assert "duplicate" not in {finding.code for finding in examine(open_corpus("mylab", root)).findings}
+        if file_format == "EEGLAB":
+            content = {name: value for name, value in scipy.io.loadmat(main_of(root)).items() if name[0] != "_"}
+            main_of(root).with_suffix(".fdt").write_bytes(np.asarray(content["data"], "<f4").tobytes("F"))
+            names = {"data": main_of(root).with_suffix(".fdt").name, "setname": "sub-01"}
+            scipy.io.savemat(main_of(root), content | names, appendmat=False)
+        for path in main_of(root).parent.iterdir():
+            other = Path(str(path).replace("sub-01", "sub-03"))
+            other.parent.mkdir(parents=True, exist_ok=True)
+            content_of = path.read_bytes()
+            if path.suffix not in (".edf", ".bdf", ".eeg", ".fdt"):
+                content_of = content_of.replace(b"sub-01", b"sub-03")
+            other.write_bytes(content_of)
+        self.edit(beside(root, "events.tsv", "03"), "Happy", "Sad")
+        (fault,) = [f for f in examine(open_corpus("mylab", root)).findings if f.level == "fault"]
+        assert (fault.topic, fault.code, fault.subject) == ("objects", "duplicate", "sub-03")
+        assert "subject sub-01" in fault.what
+
+    def test_what_macos_leaves_beside_a_copied_file_is_passed_over(self, edf: Path) -> None:
+        for path in list(main_of(edf).parent.iterdir()):
+            path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+        assert read(edf) == (ALL, [])
+
+    def test_doctor_lets_no_warning_of_mne_through(self, edf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its threads share MNE's log level: here the first leaves while the second is on its way."""
+        turns = itertools.count()
+        first_is_in, second_is_in, first_is_out, second_is_out = (threading.Event() for _ in range(4))
+        original = mne_bids.read_raw_bids
+
+        def slowly(*arguments: Any, **options: Any) -> Any:
+            if next(turns) == 0:
+                with mne.utils.use_log_level("error"):
+                    first_is_in.set()
+                    second_is_in.wait(1)
+                first_is_out.set()
+                second_is_out.wait(1)
+            else:
+                first_is_in.wait(1)
+                with mne.utils.use_log_level("error"):
+                    second_is_in.set()
+                    first_is_out.wait(1)
+                    try:
+                        mne.utils.warn("participants.tsv file not found")
+                    finally:
+                        second_is_out.set()
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(mne_bids, "read_raw_bids", slowly)
+        with warnings.catch_warnings(), mne.utils.use_log_level("warning"):
+            warnings.simplefilter("error")
+            assert examine(open_corpus("mylab", edf), jobs=2).complete
 
     def test_recording_in_two_formats_is_read_once(self, edf: Path, written: dict[str, Path]) -> None:
         shutil.copy(main_of(written["BDF"]), main_of(edf).with_suffix(".bdf"))

@@ -190,6 +190,15 @@ def test_folder_too_deep_names_the_cure(root: Path) -> None:
         open_corpus("deap", root / "data_preprocessed_python").references()
 
 
+def test_what_macos_leaves_beside_a_copied_file_is_passed_over(root: Path) -> None:
+    for folder in (root / "data_preprocessed_python", root / "__MACOSX", root):
+        folder.mkdir(exist_ok=True)
+        for name in ("._s01.dat", "._s02.dat", "._.DS_Store", ".DS_Store"):
+            (folder / name).write_bytes(b"\x00\x05\x16\x07")
+    assert read(root) == (["1", "2", "3"], [])
+    assert open_corpus("deap", f"file://{root}").references() != []
+
+
 def test_subject_that_was_never_published_is_listed(root: Path) -> None:
     folder = root / "data_preprocessed_python"
     (folder / "s33.dat").write_bytes((folder / "s01.dat").read_bytes())

@@ -16,12 +16,14 @@ import scipy.io
 
 from emod import storage
 from emod.catalog import SimulateSettings, load_corpus
-from emod.catalog.corpus import Missing
+from emod.catalog.corpus import BidsLayout, Missing
 from emod.corpora import READERS, Corpus, RecordingHeader, open_corpus, simulate_corpus
 from emod.corpora.doctor import Diagnosis, Finding, Look, compare, examine, numbers
 from emod.errors import DataError, RequestError
 from emod.simulation import RecordingPlan, SignalSource, TagSignal
 from tests.golden.deap import pickle_as_python2
+
+LABORATORY = BidsLayout(task="films", labels="events", valence="v", arousal="a", stimulus="film")
 
 
 class Louder:
@@ -94,12 +96,12 @@ def test_subject_that_is_gone_is_named_whatever_the_corpus(name: str, tmp_path: 
     first, *_, last = open_corpus(name, root).references()
     for url in last.urls:
         Path(url).unlink()
-    diagnosis = examine(open_corpus(name, root))
-    assert not diagnosis.complete
     if first.urls == last.urls:  # all subjects lie in one object
-        assert {finding.subject for finding in faults(diagnosis)} >= {first.subject, last.subject}
-    else:
-        assert ("subjects", "missing", last.subject) in {(f.topic, f.code, f.subject) for f in faults(diagnosis)}
+        with pytest.raises(RequestError, match="give the top folder"):
+            examine(open_corpus(name, root))
+        return
+    diagnosis = examine(open_corpus(name, root))
+    assert ("subjects", "missing", last.subject) in {(f.topic, f.code, f.subject) for f in faults(diagnosis)}
 
 
 def test_copy_without_a_marker_must_be_the_whole_corpus(root_of: Callable[[str], Path]) -> None:
@@ -169,11 +171,36 @@ def test_truncated_object_is_named(root_of: Callable[[str], Path], full: bool) -
 def test_renamed_folder_is_named(root_of: Callable[[str], Path]) -> None:
     root = root_of("deap")
     (root / "data_preprocessed_python").rename(root / "data")
-    diagnosis = examine(open_corpus("deap", root))
-    what = [fault for fault in faults(diagnosis) if fault.source == str(root)]
-    assert [fault.code for fault in what] == ["missing"]
-    assert "data_preprocessed_python" in what[0].what
-    assert diagnosis.recordings == ()
+    with pytest.raises(RequestError, match="holds no data_preprocessed_python/"):
+        examine(open_corpus("deap", root))
+
+
+@pytest.mark.parametrize("name", ["deap", "dasps", "seed_iv"])
+def test_folder_above_or_below_the_right_one_is_named(root_of: Callable[[str], Path], name: str) -> None:
+    root = root_of(name)
+    beside = root.parent / "a"
+    beside.mkdir()
+    for folder in (root.parent, root / "empty", beside):
+        folder.mkdir(exist_ok=True)
+        if folder == beside:  # its neighbour is no guess that is cheap
+            with pytest.raises(RequestError, match=r"expected .* below it"):
+                examine(open_corpus(name, folder))
+            continue
+        with pytest.raises(RequestError) as caught:
+            examine(open_corpus(name, folder))
+        assert str(caught.value) == f"{folder}: holds nothing of {name}, but {root} does; give that"
+
+
+def test_search_for_the_right_folder_is_short(root_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emod.corpora.doctor._MAX_ENTRIES", 4)
+    with pytest.raises(RequestError, match="below it"):
+        examine(open_corpus("deap", root_of("deap").parent))
+
+
+def test_file_is_no_folder(copies: dict[str, Path]) -> None:
+    file = copies["deap"] / "data_preprocessed_python" / "s01.dat"
+    with pytest.raises(RequestError, match=r"s01\.dat: a file; give the top folder of deap"):
+        examine(open_corpus("deap", file))
 
 
 def test_one_person_under_two_names_is_named(root_of: Callable[[str], Path]) -> None:
@@ -211,13 +238,31 @@ def test_tables_are_looked_for(root_of: Callable[[str], Path]) -> None:
     assert diagnosis.tables == {"metadata_csv/participant_ratings.csv": "absent"}
     assert diagnosis.complete  # the objects hold the ratings too
     assert [(f.level, f.topic) for f in diagnosis.findings] == [("notice", "labels")]
+    (labels,) = [check for check in diagnosis.checks if check.topic == "labels"]
+    assert (labels.published, labels.found) == ("participant_ratings.csv", "participant_ratings.csv missing")
 
 
-def test_copy_without_its_only_labels_is_not_complete(root_of: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("content", [None, "subject;situation;valence;arousal\nS01;1;5;5\n"])
+def test_table_without_which_nothing_can_be_used_is_the_only_fault(
+    root_of: Callable[[str], Path], content: str | None
+) -> None:
+    """The recordings are there: nobody is told to copy them."""
     root = root_of("dasps")
-    (root / "sam_ratings.csv").unlink()
-    found = {(fault.code, fault.source) for fault in faults(examine(open_corpus("dasps", root)))}
-    assert ("missing", str(root / "sam_ratings.csv")) in found
+    table = root / "sam_ratings.csv"
+    table.unlink() if content is None else table.write_text(content)
+    diagnosis = examine(open_corpus("dasps", root))
+    fault = only_fault(diagnosis)
+    assert (fault.topic, fault.source) == ("labels", str(table))
+    assert fault.code == ("missing" if content is None else "label_table")
+    assert content is None or "separated by ';'" in fault.what
+    assert diagnosis.findings == (fault,)
+    by_topic = {check.topic: check for check in diagnosis.checks}
+    found = "sam_ratings.csv missing" if content is None else "sam_ratings.csv: cannot be used"
+    assert (by_topic.pop("labels").found, diagnosis.verdict) == (
+        found,
+        f"NOT complete: labels {found}; recordings not looked at",
+    )
+    assert {(check.found, check.state) for check in by_topic.values()} == {("not looked at", "unknown")}
 
 
 def test_only_decoding_finds_a_lost_electrode(root_of: Callable[[str], Path]) -> None:
@@ -453,7 +498,7 @@ def test_ids_that_hide_names_are_counted(copies: dict[str, Path]) -> None:
 
 def test_subjects_and_sessions_of_a_laboratory_are_counted(copies: dict[str, Path]) -> None:
     """BIDS: ids are the laboratory's own, also of sessions."""
-    bids = load_corpus("deap").model_copy(update={"bids": object()})
+    bids = load_corpus("deap").model_copy(update={"bids": LABORATORY})
     corpus = open_corpus("deap", copies["deap"])
     corpus.__dict__["catalog"] = bids
     looks = [
@@ -463,6 +508,49 @@ def test_subjects_and_sessions_of_a_laboratory_are_counted(copies: dict[str, Pat
     assert compared(corpus, looks).complete
     fault = only_fault(compared(corpus, looks[:-1]))
     assert (fault.topic, fault.code) == ("subjects", "missing")
+
+
+@pytest.mark.parametrize("ids", [[f"s{n:02d}" for n in range(1, 33)], [f"s{n}" for n in range(5, 37)]])
+@pytest.mark.parametrize("gone", [(0,), (2,), (0, 1), (31,), tuple(range(31))])
+def test_any_subject_of_a_laboratory_that_is_gone_is_missed(
+    copies: dict[str, Path], ids: list[str], gone: tuple[int, ...]
+) -> None:
+    """Also where the ids that are left are those that were expected of others, wholly or in part."""
+    corpus = open_corpus("deap", copies["deap"])
+    corpus.__dict__["catalog"] = load_corpus("deap").model_copy(update={"bids": LABORATORY})
+    looks = [
+        dataclasses.replace(look, ref=dataclasses.replace(look.ref, subject=subject))
+        for n, (look, subject) in enumerate(zip(all_looks(corpus), ids, strict=True))
+        if n not in gone
+    ]
+    diagnosis = compared(corpus, looks)
+    by_topic = {check.topic: check for check in diagnosis.checks}
+    assert (by_topic["subjects"].published, by_topic["sessions"].published) == ("32", "32")
+    missing = [fault.subject for fault in faults(diagnosis)]
+    assert {fault.topic for fault in faults(diagnosis)} == {"subjects"}
+    assert len(set(missing)) == len(missing) == len(gone)
+    if ids[0] == "s01":
+        assert missing == [ids[n] for n in gone]  # all ids are the expected ones, so the right one is named
+
+
+@pytest.mark.parametrize("session", ["1", "2"])
+def test_session_that_is_gone_from_all_subjects_of_a_laboratory_is_missed(
+    copies: dict[str, Path], session: str
+) -> None:
+    corpus = open_corpus("seed_iv", copies["seed_iv"])
+    corpus.__dict__["catalog"] = load_corpus("seed_iv").model_copy(update={"bids": LABORATORY, "sessions": 2})
+    plans = READERS["seed_iv"]("nowhere").plan_recordings(
+        SimulateSettings(subjects=3, sessions=2, trials=3, time_scale=0.05)
+    )
+    refs = [ref for ref in corpus.references() if ref.subject != "4" and ref.session in ("1", "2")]
+    looks = [Look(ref, corpus.peek(ref), (), ref.source) for ref in refs if ref.session != session]
+    assert len(looks) == 3
+    diagnosis = compare(corpus, corpus.simulated, plans, looks, [], tables={}, full=False)
+    found = faults(diagnosis)
+    assert {(fault.topic, fault.subject, fault.session) for fault in found} == {
+        ("sessions", subject, session) for subject in "123"
+    }
+    assert {check.topic: check.published for check in diagnosis.checks}["sessions"] == "6"
 
 
 def test_alternative_that_the_catalog_calls_uncertain_is_no_fault(copies: dict[str, Path]) -> None:

@@ -214,11 +214,38 @@ def test_young_staging_may_be_somebodys(serial: None, small_copies: dict[str, Pa
     assert list((store / "staging").iterdir()) == []
 
 
+@pytest.mark.parametrize("end", ["stopped", "killed", "running"])
+def test_what_was_begun_with_other_settings_goes_when_the_corpus_is_published(
+    serial: None, small_copies: dict[str, Path], store_url: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It holds participants' windows that nobody will ask for; that of another corpus is none of this one's."""
+    data = {"deap": small_copies["deap"]}
+    first = make_experiment(store_url, data, signal=SIGNAL.model_copy(update={"window_s": 1.0}))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_pack_corpus", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(first)
+    staged = staging.staging_url(store_url)
+    (folder,) = {path.partition("/")[0] for path in storage.list_files(staged)}
+    assert not storage.exists(storage.join(staged, folder, "alive"))
+    other = storage.join(staged, "dasps-0123456789abcdef", "S01_1-00.arrow")
+    storage.write_bytes(other, b"x")
+    if end != "stopped":
+        storage.write_bytes(storage.join(staged, folder, "alive"), b"")
+    if end == "killed":
+        monkeypatch.setattr(staging, "REPLACED_SILENCE_S", 0.05)
+        time.sleep(1.1)  # some stores tell whole seconds
+    run(make_experiment(store_url, data))
+    left = {path.partition("/")[0] for path in storage.list_files(staged)}
+    assert left == {"dasps-0123456789abcdef"} | ({folder} if end == "running" else set())
+
+
 def test_signs_of_life_end_with_the_ingest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "SIGN_EVERY_S", 0.01)
     folder = tmp_path / "staging" / "deap-0"
     with staging.signs_of_life([str(folder)]):
         assert (folder / "alive").exists()
+    assert not (folder / "alive").exists()
     shutil.rmtree(folder)
     time.sleep(0.1)
     assert not folder.exists()

@@ -212,7 +212,9 @@ def test_changed_labels_and_changed_settings_make_versions(done: Done, tmp_path:
     other = SIGNAL.model_copy(update={"window_s": 3.0})
     with pytest.raises(RequestError) as caught:  # not part of the store by one rule, part by another
         run(make_experiment(store, {"deap": roots["deap"]}, signal=other))
-    one_line(caught, "seed_iv", "other signal settings")
+    one_line(caught, "seed_iv", "other signal settings", "signal.window_s is 2.0 there and 3.0 here;")
+    with pytest.raises(RequestError):  # the plan says so already
+        plan_ingest(make_experiment(store, {"deap": roots["deap"]}, signal=other))
     third, _ = run(make_experiment(store, dict(roots), signal=other))
     assert third.version == 3
     assert {name: entry.n_windows for name, entry in third.corpora.items()} == {"deap": 3 * 4 * 4, "seed_iv": 4 * 3 * 2}
@@ -411,6 +413,31 @@ def test_each_recording_is_a_task_that_reserves_its_cpus(ray_cluster: None, cpus
     assert sorted(row["item"] for row in rows) == list(range(6))
     assert {row["cpus"] for row in rows} == {cpus}
     assert len({row["task"] for row in rows}) == 6
+
+
+def test_a_recording_that_is_to_have_more_cpus_than_a_node_is_refused(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray would wait for ever. The session's has one node of two CPUs."""
+    wants = IngestSettings(shard_mb=1, cpus_per_recording=4.0)
+    experiment = make_experiment(tmp_path / "store", {"deap": done.roots["deap"]}, ingest=wants)
+    waited: list[float] = []
+    monkeypatch.setattr(pipeline, "_run", lambda items, task, cpus: waited.append(cpus) or iter(()))
+    with pytest.raises(RequestError) as caught:
+        run(experiment)
+    one_line(caught, "ingest.cpus_per_recording is 4", "has 2 CPU")
+    assert not (tmp_path / "store").exists()
+    assert waited == []
+
+    # A cluster that is somebody's may grow; one of two such nodes has no room either.
+    two = [{**node, "NodeID": number} for number in range(2) for node in ray.nodes()]
+    monkeypatch.setattr(ray, "nodes", lambda: two)
+    with pytest.raises(RequestError):
+        pipeline.check_cpus(experiment)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    capsys.readouterr()
+    pipeline.check_cpus(experiment)
+    assert "has 2 CPU; waiting for it to grow" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [RequestError, DataError])

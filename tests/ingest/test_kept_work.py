@@ -18,7 +18,7 @@ from emod.catalog.experiment import IngestSettings
 from emod.corpora import CorpusError, RecordingRef
 from emod.errors import RequestError
 from emod.ingest import IngestPlan, fingerprint, pipeline, plan_ingest
-from emod.shards import newest_manifest
+from emod.shards import ShardStore, newest_manifest
 from tests.ingest.copies import SIGNAL, make_experiment, rows, run
 
 
@@ -76,6 +76,33 @@ def test_finished_recordings_outlive_a_change_of_another(
     assert notes == ["deap s01_1: finished before", "deap s02_1: 6 windows", "deap s03_1: 6 windows"]
     run(make_experiment(tmp_path / "other", {"deap": deap_copy}))
     assert rows(tmp_path / "store", "deap") == rows(tmp_path / "other", "deap")
+
+
+@pytest.mark.parametrize("kind", ["tensors", "metadata", "quality"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_what_the_store_has_lost_is_made_again(
+    serial: None, small_copies: dict[str, Path], tmp_path: Path, kind: str, damage: str
+) -> None:
+    """And nothing of other corpora; the version stays, as it comes out the same."""
+    store = tmp_path / "store"
+    experiment = make_experiment(store, small_copies)
+    first, _ = run(experiment)
+    entry = first.corpora["deap"]
+    lost = store / str(entry.quality if kind == "quality" else getattr(entry.shards[0], kind))
+    content = lost.read_bytes()
+    lost.unlink()
+    if damage == "cut":
+        lost.write_bytes(content[:-100])
+    plans = {plan.corpus: plan for plan in plan_ingest(experiment)}
+    assert plans["deap"].damaged == (str(lost.relative_to(store)),)
+    assert plans["deap"].entry is None
+    assert plans["dasps"].entry is not None
+    manifest, notes = run(experiment)
+    assert [note.split()[0] for note in notes] == ["deap"] * 3
+    assert manifest == first
+    assert lost.read_bytes() == content
+    assert ShardStore.open(str(store)).verify() == []
+    assert run(experiment) == (first, [])
 
 
 @pytest.mark.parametrize("what", ["window_s", "table", "catalog", "code of signal", "code of the reader"])

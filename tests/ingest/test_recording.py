@@ -122,7 +122,7 @@ def test_gross_windows_are_rejected_and_named() -> None:
     (problem,) = made.problems[1:]
     assert (problem.code, problem.trial) == ("gross", "1")
     assert "1 of 3 windows, at 2 s: above 1000 uV after cleaning" in problem.message
-    assert "raise signal.quality.peak_uv" in problem.message
+    assert "raise the limit: --set signal.quality.peak_uv=" in problem.message
     assert made.quality["windows"] == {"kept": 4, "rejected": {"gross": 1}}
     for settings in (quality(gross="keep"), quality(peak_uv=1300.0)):
         kept = make_windows(recording, DEAP, settings)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
+import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,16 @@ import pytest
 from mlflow import MlflowClient
 
 from emod import storage
-from emod.errors import DataError
-from emod.ingest import pipeline, plan_ingest
+from emod.corpora.mped import pseudonym
+from emod.errors import DataError, RequestError
+from emod.ingest import pipeline, plan_ingest, withdrawal
+from emod.ingest.findings import sum_cleaning
 from emod.ingest.report import report_url, write_report
 from emod.ingest.withdrawal import entry_without, find_remains, purge, withdraw
-from emod.shards import ShardStore, list_manifests, newest_manifest, read_manifest
+from emod.shards import RecordingEntry, ShardStore, list_manifests, newest_manifest, publish, read_manifest
 from emod.tracking import ensure_run, log_lineage
 from tests.ingest.copies import SIGNAL, make_experiment, rows, run
+from tests.shards.test_store import write_store
 
 pytest_plugins = ["tests.shards.honouring_s3"]
 
@@ -264,11 +270,11 @@ def test_the_job_says_what_it_did_and_what_is_left(store_url: str, remove: Calla
     flags = ("--store", store_url, "--corpus", "deap", "--subject", "s02")
     old_report = write_report(ShardStore.open(store_url))
     before = storage.list_objects(store_url)
-    code, planned, err = remove(*flags, "--dry-run", "--purge")
+    code, planned, err = remove(*flags, "--dry-run")
     assert (code, err) == (0, "")
     assert storage.list_objects(store_url) == before
     assert planned[0].startswith("deap s02: 6 windows in version 2 of ")
-    assert planned[1] == "plan: a new version without them"
+    assert planned[1] == "plan: a version without them"
 
     code, lines, err = remove(*flags)
     assert (code, err) == (0, "")
@@ -287,14 +293,21 @@ def test_the_job_says_what_it_did_and_what_is_left(store_url: str, remove: Calla
     assert lines[-2] == f"report of version 3: {report_url(ShardStore.open(store_url))}"
     assert lines[-1].startswith("not touched: the recordings themselves")
 
-    code, lines, err = remove(*flags, "--purge")
+    code, planned, err = remove(*flags, "--purge-unasked", "--dry-run")
+    assert (code, err) == (0, "")
+    assert planned[1] == "plan: no new version; they are out of it already"
+    assert [line for line in planned if line.startswith("plan: removes 2 versions, 7 files, ")]
+    assert [line.removeprefix("would remove: ") for line in planned if line.startswith("would remove: ")] == left
+    code, lines, err = remove(*flags, "--purge-unasked")
     assert (code, err) == (0, "")
     assert lines[1] == "version 3: unchanged: they are out of it"
     assert any(line.startswith("purged: 2 versions, 7 files, ") for line in lines)
+    assert [line.removeprefix("removed: ") for line in lines if line.startswith("removed: ")] == left
+    assert not [line for line in lines if "holds them" in line]
     assert not storage.exists(old_report)
     code, lines, err = remove(*flags)
     assert (code, err) == (0, "")
-    assert lines[2].startswith("trained on them: nothing that is known")
+    assert lines[2].startswith("trained on them: no version holds them, so nothing can be traced")
     assert not [line for line in lines if "still holds" in line]
     assert ShardStore.open(store_url).verify() == []
     assert subjects(store_url) == {"s01", "s03"}
@@ -360,6 +373,119 @@ def test_a_tracking_server_that_is_down_stops_nobody(
     assert subjects(str(store)) == {"s01", "s03"}
 
 
+def test_nothing_is_purged_while_nobody_knows_what_learned_from_them(
+    store: Path, tmp_path: Path, remove: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--store", str(store), "--corpus", "deap", "--subject", "s02", "--purge")
+    before = storage.list_objects(str(store))
+    code, _, err = remove(*flags, "--dry-run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert storage.list_objects(str(store)) == before
+
+    code, lines, err = remove(*flags)
+    assert (code, err.count("\n")) == (2, 1)
+    for word in ("nothing is purged", "set MLFLOW_TRACKING_URI", "ask everybody who trains models", "--purge-unasked"):
+        assert word in err
+    assert lines[1] == "version 3: published, without them"  # that needs no answer
+    assert storage.list_objects(str(store)).keys() >= before.keys()
+    assert [line for line in lines if line.startswith("still holds them: shards/")]
+
+    database = tmp_path / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    run_id = ensure_run(uri, "exp", "mine", {})
+    old = read_manifest(str(store), list_manifests(str(store))[-1]).hash_of(["deap"])
+    log_lineage(MlflowClient(uri), run_id, store_url=str(store), manifest_hash=old, simulated=True, corpora=["deap"])
+    code, lines, err = remove(*flags, "--runs", str(tmp_path))
+    assert (code, err) == (0, "")
+    assert f"trained on them: run mine ({run_id}) of experiment exp" in lines
+    assert len(list_manifests(str(store))) == 1
+
+
+def test_who_stops_reading_does_not_stop_the_purge(store: Path) -> None:
+    """As ``| head -1`` does."""
+    command = [sys.executable, str(JOB), "--store", str(store), "--corpus", "deap", "--subject", "s02"]
+    source = {**os.environ, "PYTHONPATH": str(JOB.parents[1] / "platform")}
+    reader, writer = os.pipe()
+    os.close(reader)  # gone before the first line
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run([*command, "--purge-unasked"], stdout=out, stderr=subprocess.PIPE, text=True, env=source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert holding(store, "s02") == set(list_manifests(str(store)))
+    assert len(list_manifests(str(store))) == 1
+
+
+def test_what_was_done_before_a_failure_is_told(
+    store: Path, remove: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, remains: Any) -> None:
+        raise RequestError("s3://lab: the store refuses to remove it; check rights")
+
+    monkeypatch.setattr(withdrawal, "purge", refuse)
+    flags = ("--store", str(store), "--corpus", "deap", "--subject", "s02", "--purge-unasked")
+    code, lines, err = remove(*flags)
+    assert (code, "check rights" in err) == (2, True)
+    assert lines[1] == "version 3: published, without them"
+    assert not [line for line in lines if line.startswith(("purged", "removed"))]
+
+
+NAME = "Zhang Wei\u00e9"  # of a folder; nobody's
+
+
+@pytest.fixture
+def mped_store(tmp_path: Path) -> tuple[str, str]:
+    """A store of MPED with two subjects, and the pseudonym of the one whose folder bears NAME."""
+    known = pseudonym(NAME)
+    entries = {f"{who}_1": RecordingEntry(subject=who, session="1", mark="x", n_windows=3) for who in (known, "m2")}
+    write_store(str(tmp_path / "mped"), parts=((3,), (2,)), corpus="mped", subjects=(known, "m2"))
+    (name,) = list_manifests(str(tmp_path / "mped"))
+    old = read_manifest(str(tmp_path / "mped"), name)
+    entry = old.corpora["mped"].model_copy(update={"recordings": entries, "cleaning": sum_cleaning([])})
+    (tmp_path / "mped" / name).unlink()
+    publish(str(tmp_path / "mped"), old.model_copy(update={"corpora": {"mped": entry}}))
+    return str(tmp_path / "mped"), known
+
+
+@pytest.mark.parametrize("given", ["name", "decomposed", "pseudonym"])
+def test_of_mped_the_name_of_a_folder_is_enough_and_is_told_nowhere(
+    mped_store: tuple[str, str], remove: Callable[..., Told], given: str
+) -> None:
+    url, known = mped_store
+    subject = {"name": NAME, "decomposed": unicodedata.normalize("NFD", NAME), "pseudonym": known}[given]
+    code, lines, err = remove("--store", url, "--corpus", "mped", "--subject", subject)
+    assert (code, err) == (0, "")
+    assert lines[0].startswith(f"mped {known}: 3 windows in version 1 of ")
+    newest = newest_manifest(url)
+    assert newest is not None
+    assert newest.withdrawn == {"mped": (known,)}
+    assert "Zhang" not in "".join(lines)
+    assert not [path for path in Path(url).rglob("*") if path.is_file() and b"Zhang" in path.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--subject", f"{NAME}x"),
+        ("--subject", *NAME.split()),  # quotes forgotten
+        (f"--s={NAME}",),
+        ("--subject", f"{pseudonym(NAME)[:-1]}x"),
+        ("--subject", f"m{int(pseudonym(NAME)[1:]) + 1:010d}"),  # somebody else's, however alike
+        ("--subject", "m2", f"--Zhang={NAME}"),
+    ],
+)
+def test_no_wrong_request_repeats_a_name(
+    mped_store: tuple[str, str], remove: Callable[..., Told], flags: tuple[str, ...]
+) -> None:
+    code, lines, err = remove("--store", mped_store[0], "--corpus", "mped", *flags)
+    assert (code, lines, err.count("\n")) == (2, [], 1)
+    assert not [part for part in (*NAME.split(), "did you mean") if part in err]
+
+
+def test_help_tells_what_an_id_of_mped_is(remove: Callable[..., Told]) -> None:
+    code, lines, _ = remove("--help")
+    assert code == 0
+    assert "name of the person's folder" in " ".join(" ".join(lines).split())
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -384,6 +510,10 @@ def test_no_store_is_a_wrong_request(tmp_path: Path, remove: Callable[..., Told]
     code, _, err = remove("--store", str(tmp_path / "none"), "--corpus", "deap", "--subject", "s01")
     assert (code, err.count("\n")) == (2, 1)
     assert "no shard store here" in err
+    code, _, err = remove("--corpus", "deap", "--subject", "s01")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--store URL" in err
+    assert "EMOD_STORE" in err
     monkeypatch.setenv("EMOD_STORE", str(tmp_path / "elsewhere"))
     code, _, err = remove("--corpus", "deap", "--subject", "s01")
     assert (code, "elsewhere: no shard store here" in err) == (2, True)

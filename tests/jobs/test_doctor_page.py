@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from emod.catalog import SimulateSettings
-from emod.corpora import simulate_corpus
-from emod.corpora.doctor import Diagnosis
+from emod.catalog import SimulateSettings, load_corpus
+from emod.corpora import open_corpus, simulate_corpus
+from emod.corpora.doctor import Diagnosis, examine
 from emod.simulation import TagSignal
-from tests.jobs.test_jobs import Job, Told, assert_refused, job  # noqa: F401 - job is a fixture
+from tests.jobs.test_jobs import ROOT, Job, Told, assert_refused, job  # noqa: F401 - job is a fixture
 
 HERE = Path.cwd()  # a path in EMOD_DASPS is relative to where pytest began; jobs run elsewhere
 
@@ -56,13 +59,7 @@ def test_complete_copy_exits_with_0(job: Job, whole: Path, flags: tuple[str, ...
     assert told.err.splitlines()[-1] == "doctor: 4/4 subject s04 session 1"
 
 
-def test_page_and_json_say_the_same(
-    job: Job,  # noqa: F811
-    damaged: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_page_and_json_say_the_same(job: Job, damaged: Path, tmp_path: Path) -> None:  # noqa: F811
     told = doctor(job, damaged, "--json", str(tmp_path / "doctor.json"))
     assert told.code == 3
     written = json.loads((tmp_path / "doctor.json").read_text())
@@ -92,17 +89,28 @@ def test_page_and_json_say_the_same(
     assert (only.code, json.loads(only.out)) == (3, written)
 
 
-def test_page_fits_80_columns_without_colours(
-    job: Job,  # noqa: F811
-    damaged: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    told = doctor(job, damaged)
-    assert max(map(len, told.out.splitlines()[:-1])) <= 80  # the verdict stays one line
-    assert "\x1b" not in told.out
+def test_page_fits_a_terminal_of_80_columns(damaged: Path) -> None:
+    show = runpy.run_path(str(ROOT / "jobs" / "doctor.py"), run_name="doctor")["show"]
+    page = io.StringIO()
+    show(examine(open_corpus("deap", damaged)), Console(file=page, width=80, force_terminal=True, no_color=True))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", page.getvalue()).splitlines()
+    assert max(map(len, lines[:-1])) <= 80  # the verdict stays one line
     table = "subject s04, session 1, trials 1-3, data_preprocessed_python/s04.dat [label_disagreement]"
-    assert f"and 3 more: {table}" in words(told.out)
+    assert f"and 3 more: {table}" in words(" ".join(lines))
+
+
+def test_page_in_a_pipe_is_not_wrapped(job: Job, damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("COLUMNS", "80")
+    deep = damaged.parent / ("deep" * 30) / "deap"
+    lines = doctor(job, Path(shutil.copytree(damaged, deep))).out.splitlines()
+    assert str(deep) in lines
+    table = "subject s04, session 1, trials 1-3, data_preprocessed_python/s04.dat [label_disagreement]"
+    assert any(line.strip().startswith(f"and 3 more: {table}") for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert "\x1b" not in "".join(lines)
+    facts = [f" - {fact}" for fact in load_corpus("deap").uncertain]
+    assert [line for line in lines if line in facts] == facts
+    assert lines[-1].startswith("NOT complete: ")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +126,11 @@ def test_wrong_requests_are_one_line(job: Job, flags: tuple[str, ...], said: tup
     assert_refused(job("doctor", *flags), 2, "doctor.py: ", *said)
 
 
-def test_folder_without_the_corpus_is_incomplete_not_a_wrong_request(job: Job, tmp_path: Path) -> None:  # noqa: F811
-    told = doctor(job, tmp_path)
-    assert told.code == 3
-    assert "holds no data_preprocessed_python/" in words(told.out)
-    assert "no recording of this subject" in told.out
+def test_folder_without_the_corpus_is_a_wrong_request(job: Job, whole: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert_refused(doctor(job, tmp_path), 2, "holds no data_preprocessed_python/", "top folder")
+    data = whole / "data_preprocessed_python"
+    assert_refused(doctor(job, data), 2, f"{data}: holds nothing of deap, but {whole} does; give that")
+    assert_refused(doctor(job, data / "s01.dat"), 2, "s01.dat: a file;")
 
 
 def test_dry_run_opens_nothing(job: Job, damaged: Path) -> None:  # noqa: F811

@@ -292,6 +292,68 @@ def test_recordings_that_cannot_be_read_are_bad_data(job: Job, ray_cluster: None
     assert not list(store.glob("manifest-*"))
 
 
+@pytest.fixture
+def two_corpora(job: Job, tmp_path: Path) -> list[str]:
+    """Flags of an ingest of a tiny DEAP into a new store; DASPS lies beside it."""
+    for name in ("deap", "dasps"):
+        flags = ["--corpus", name, "--out", str(tmp_path / name), "--subjects", "1"]
+        assert job("simulate", *flags, "--trials", "2", "--time-scale", "0.1", "--signal", "tags").code == 0
+    return [
+        "--set=corpora=[deap]",
+        *(f"--set=addresses.data.{name}={tmp_path / name}" for name in ("deap", "dasps")),
+        f"--set=addresses.store={tmp_path / 'shards'}",
+        "--set=signal.window_s=2",
+        "--set=signal.ica.enabled=false",
+    ]
+
+
+def test_ingest_says_what_it_computed_and_what_not(
+    job: Job, ray_cluster: None, two_corpora: list[str], tmp_path: Path
+) -> None:
+    first = job("ingest", *two_corpora)
+    assert (first.code, first.out.splitlines()[0]) == (0, "deap: 6 windows of 1 subjects, 0 problems; computed")
+    again = job("ingest", *two_corpora)
+    assert again.code == 0
+    assert again.out.splitlines()[0].endswith("0 problems; unchanged, nothing computed")
+    assert job("ingest", *two_corpora, "--dry-run").out.endswith("plan: deap: 1 recordings, unchanged\n")
+    whole = job("ingest", *two_corpora, "--verify")
+    assert (whole.code, whole.out, whole.err) == (0, f"version 1 of {tmp_path}/shards: whole; deap\n", "")
+
+    (shard,) = (tmp_path / "shards" / "shards" / "deap").glob("*.arrow")
+    content = shard.read_bytes()
+    shard.unlink()
+    broken = job("ingest", *two_corpora, "--verify")
+    assert (broken.code, broken.err.count("\n")) == (3, 1)
+    assert broken.out.startswith(f"deap: shards/deap/{shard.name}: missing (")
+    assert "version 1" in broken.err
+    assert "1 problems; restore the files named above, or remove them and ingest again" in broken.err
+    damage = f"shards/deap/{shard.name} of the store was missing or damaged"
+    assert job("ingest", *two_corpora, "--dry-run").out.endswith(f"plan: deap: 1 recordings, to do again: {damage}\n")
+    repaired = job("ingest", *two_corpora)
+    assert repaired.code == 0
+    assert repaired.out.splitlines()[0].endswith(f"computed again: {damage}")
+    assert shard.read_bytes() == content
+
+
+def test_a_dry_ingest_refuses_what_the_ingest_would(
+    job: Job, ray_cluster: None, two_corpora: list[str], tmp_path: Path
+) -> None:
+    assert job("ingest", *two_corpora).code == 0
+    before = tree(tmp_path / "shards")
+    other = ["--set=corpora=[dasps]", "--set=signal.window_s=4", "--set=signal.ica.seed=7"]
+    dry, real = (job("ingest", *two_corpora, *other, *flags) for flags in (("--dry-run",), ()))
+    assert dry == real
+    assert_refused(
+        *(real, 2, f"{tmp_path}/shards holds deap", "signal.ica.seed is 0 there and 7 here"),
+        "signal.window_s is 2.0 there and 4.0 here",
+    )
+    greedy = ["--set=signal.clip=10", "--set=ingest.cpus_per_recording=10000"]
+    for flags in (("--dry-run",), ()):
+        told = job("ingest", *two_corpora, *greedy, *flags)
+        assert_refused(told, 2, "ingest.cpus_per_recording is 10000", "set it to what is there")
+    assert tree(tmp_path / "shards") == before
+
+
 def test_a_job_is_a_process(tmp_path: Path) -> None:
     """As users start it: exit code, one line, no traceback and no warning of a library."""
     clean = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}

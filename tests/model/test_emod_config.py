@@ -27,6 +27,7 @@ def test_defaults_are_the_papers() -> None:
         "projection_width": 128,
         "projection_hidden": 512,
         "projection_statistics": "corpus",
+        "without": None,
     }
 
 

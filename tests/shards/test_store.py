@@ -100,14 +100,19 @@ def manifest_of(corpora: dict[str, CorpusEntry], version: int = 1, emod_version:
     return Manifest(version=version, emod_version=emod_version, settings={}, corpora=corpora)
 
 
-def write_store(url: str, parts: Sequence[Sequence[int]] = ((3, 1, 4), (2, 5)), corpus: str = "deap") -> Written:
-    """A store of one corpus: shards of parts (record batches) of so many windows."""
+def write_store(
+    url: str,
+    parts: Sequence[Sequence[int]] = ((3, 1, 4), (2, 5)),
+    corpus: str = "deap",
+    subjects: Sequence[str] | None = None,
+) -> Written:
+    """A store of one corpus: shards of parts (record batches) of so many windows, of a subject each or a shard each."""
     rng = np.random.default_rng(7)
     shards, windows, rows = [], [], []
     for number, sizes in enumerate(parts):
         urls = []
         for index, n in enumerate(sizes):
-            subject = f"s{number}{index}"
+            subject = subjects[number] if subjects else f"s{number}{index}"
             windows.append(rng.normal(0, 3, (n, *SHAPE)).astype(np.float16))
             rows.append(metadata_rows(corpus, subject, n, rng))
             urls.append(storage.join(url, "staging", f"{subject}.arrow"))
@@ -165,6 +170,12 @@ def test_microvolt_is_the_tensor_times_its_own_scale(written: Written) -> None:
     uv = ShardStore.open(written.url).windows("deap", rows, unit="uv")
     assert uv.dtype == np.float32
     np.testing.assert_allclose(uv, written.windows[rows].astype(np.float64) * scale[:, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["mv", "UV", "normalized", ""])
+def test_another_unit_is_refused(written: Written, unit: Any) -> None:
+    with pytest.raises(ValueError, match=rf"unit '{unit}'.*'normalised' or 'uv'"):
+        ShardStore.open(written.url).windows("deap", [0], unit=unit)
 
 
 def test_what_a_reader_does_to_its_windows_stays_with_it(written: Written) -> None:
@@ -405,6 +416,32 @@ def test_a_damaged_shard_is_not_copied_into_a_new_one(tmp_path: Path) -> None:
         drop_subjects(written.url, written.manifest.corpora["deap"].shards[0], {"s00"})
 
 
+@pytest.mark.parametrize("kind", ["tensors", "metadata"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "longer", "folder"])
+def test_damaged_files_are_found_without_reading_tensors(
+    memory_url: str, tmp_path: Path, kind: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_store(memory_url)
+    opened = storage.open_binary
+
+    def small_only(url: str) -> Any:
+        assert not url.endswith(".arrow"), "a shard of a real store is large"
+        return opened(url)
+
+    monkeypatch.setattr(storage, "open_binary", small_only)
+    assert ShardStore.open(memory_url).damaged_files("deap") == ()
+    path = getattr(written.manifest.corpora["deap"].shards[1], kind)
+    url = storage.join(memory_url, path)
+    content = fsspec.filesystem("memory").cat_file(url)
+    storage.remove_folder(storage.join(memory_url, "shards") if damage == "folder" else url)
+    changed = {"empty": b"", "cut": content[:-40], "longer": content + b"x"}
+    if damage in changed:
+        storage.write_bytes(url, changed[damage])
+    found = ShardStore.open(memory_url).damaged_files("deap")
+    assert len(found) == (4 if damage == "folder" else 1)
+    assert path in found
+
+
 @pytest.mark.parametrize("damage", ["none", "missing", "changed"])
 def test_findings_are_verified_too(tmp_path: Path, damage: str) -> None:
     written = write_store(str(tmp_path))
@@ -413,7 +450,9 @@ def test_findings_are_verified_too(tmp_path: Path, damage: str) -> None:
     if damage != "missing":
         storage.write_bytes(storage.join(written.url, name), content + (b" " if damage == "changed" else b""))
     entry = written.manifest.corpora["deap"].model_copy(update={"quality": name})
-    problems = ShardStore(written.url, manifest_of({"deap": entry})).verify()
+    store = ShardStore(written.url, manifest_of({"deap": entry}))
+    problems = store.verify()
+    assert store.damaged_files("deap") == (() if damage == "none" else (name,))
     if damage == "none":
         assert problems == []
     else:

@@ -110,7 +110,46 @@ def test_noisy_electrodes_are_found_by_name(planted: Any, names: list[str]) -> N
     assert not inspection.flat.any()
     repair = repair_of(inspection, planted)
     assert repair.interpolated.all(axis=1).sum() == repair.interpolated.any(axis=1).sum() == len(names)
-    assert not inspect(eeg_uv, planted, noisy_z=50.0).noisy.any()
+    assert not inspect(eeg_uv, planted, noisy_z=50.0, noisy_gain=50.0).noisy.any()
+
+
+@pytest.mark.parametrize("gain", [25.0, 50.0])
+def test_a_wrong_gain_is_found_though_the_electrode_resembles_its_neighbours(planted: Any, gain: float) -> None:
+    for name in planted.channels:
+        eeg_uv = planted.recording_uv
+        eeg_uv[row_of(planted, name), 27 * HZ :] *= gain  # sections of 80 s: 0-27, 27-53, 53-80
+        inspection = inspect(eeg_uv, planted)
+        assert named(inspection.noisy, planted) == {name: list(range(27, 80))}
+        repair = repair_of(inspection, planted)
+        assert not repair.rejected.any()
+        assert repair_of(inspection, planted, noisy="reject").rejected.sum() == 80  # most of the time: throughout
+    assert named(inspect(eeg_uv, planted, noisy_gain=100.0).noisy, planted) == {}
+
+
+def test_a_wrong_gain_of_two_electrodes_side_by_side_is_found(planted: Any) -> None:
+    eeg_uv = planted.recording_uv
+    eeg_uv[-2:] *= 50
+    assert list(named(inspect(eeg_uv, planted).noisy, planted)) == ["O1", "O2"]
+
+
+def test_a_wrong_gain_is_found_on_a_cap_whose_electrodes_differ_much(planted: Any) -> None:
+    rng = np.random.default_rng(14)
+    eeg_uv = planted.recording_uv * 10 ** rng.permutation(np.linspace(-0.6, 0.6, 16))[:, None]
+    eeg_uv[row_of(planted, "C3")] *= 50 * eeg_uv.std(axis=1).mean() / eeg_uv[row_of(planted, "C3")].std()
+    assert list(named(inspect(eeg_uv, planted).noisy, planted)) == ["C3"]
+
+
+def test_a_wrong_gain_does_not_reach_the_average_reference(planted: Any) -> None:
+    truth = clean_recording(planted.recording_uv, [(0, 80 * HZ)], planted.channels, HZ, NO_ICA).eeg_uv
+    eeg_uv = planted.recording_uv
+    eeg_uv[row_of(planted, "C3")] *= 50
+    others = np.arange(16) != row_of(planted, "C3")
+
+    def like_truth(**changes: Any) -> float:
+        made = cleaned_with(eeg_uv, planted, NO_ICA, **changes).eeg_uv
+        return float(min(np.corrcoef(a, b)[0, 1] for a, b in zip(made[others], truth[others], strict=True)))
+
+    assert like_truth() > 0.98 > 0.5 > like_truth(noisy="keep")
 
 
 def test_noise_of_one_part_is_found_in_that_part(planted: Any) -> None:
@@ -122,17 +161,18 @@ def test_noise_of_one_part_is_found_in_that_part(planted: Any) -> None:
     assert named(repair_of(inspection, planted).interpolated, planted) == {"C3": list(range(27))}
 
 
-def frontal(planted: Any, width: float) -> Array:
+def frontal(planted: Any, width: float, peak_uv: float = 300.0) -> Array:
     """A source under the forehead that makes frontal electrodes several times louder than the others."""
     places = positions(planted.channels)
     gain = np.exp((places @ positions(["Fpz"])[0] - 1) / width)
     course = np.random.default_rng(12).standard_normal(planted.brain_uv.shape[1])
-    return np.outer(300 * gain / gain.max(), course)
+    return np.outer(peak_uv * gain / gain.max(), course)
 
 
-@pytest.mark.parametrize("width", [0.2, 0.06, 0.02])
-def test_loud_electrodes_that_resemble_each_other_are_not_noisy(planted: Any, width: float) -> None:
-    eeg_uv = planted.brain_uv + frontal(planted, width)
+# Of a source so narrow that two electrodes see it alone, as of two wrong gains, only less than noisy_gain is believed.
+@pytest.mark.parametrize(("width", "peak_uv"), [(0.2, 300), (0.06, 60), (0.02, 60)])
+def test_loud_electrodes_that_resemble_each_other_are_not_noisy(planted: Any, width: float, peak_uv: float) -> None:
+    eeg_uv = planted.brain_uv + frontal(planted, width, peak_uv)
     assert eeg_uv[:2].std() > 8 * np.median(eeg_uv.std(axis=1))
     assert not inspect(eeg_uv, planted).noisy.any()
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from emod.catalog import EmodConfig, PretrainSettings
 from emod.errors import DataError
+from emod.objective import contrastive_loss
 from emod.shards import ShardStore
 from emod.training import pretrainer as module
 from emod.training.pretrainer import PretrainCorpus, Pretrainer, StepReport, _Part, make_plan, select_windows
@@ -289,18 +290,60 @@ def test_corpora_of_one_montage_go_through_together(
     pretrainer._corpora = {name: PretrainCorpus(*nothing, names, 50.0) for name, names in montages.items()}
     torch.manual_seed(0)
     parts = [
-        _Part(name, number, torch.randn(3, len(names), 100), torch.randn(3, 2), torch.arange(3) + 10 * number)
+        _Part(name, number, torch.randn(3, len(names), 100), torch.randn(3, 2), *2 * [torch.arange(3) + 10 * number])
         for number, (name, names) in enumerate(montages.items())
     ]
     alone = [pretrainer.model.embed(p.windows, montages[p.corpus], 50.0, p.keys) for p in parts]
     passes = []
     embed = pretrainer.model.embed
     monkeypatch.setattr(pretrainer.model, "embed", lambda *given: passes.append(len(given[0])) or embed(*given))
-    embedding, va, ids = pretrainer._embed(parts)
+    embedding, va, ids, pairs = pretrainer._embed(parts)
     torch.testing.assert_close(embedding, torch.cat(alone), rtol=0, atol=1e-6)
     assert torch.equal(va, torch.cat([part.va for part in parts]))
     assert ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert torch.equal(pairs, torch.cat([part.pairs for part in parts]))
     assert passes == [6, 3]
+
+
+def first_loss(
+    store: ShardStore, tiny: EmodConfig, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Pretrainer, StepReport, torch.Tensor, torch.Tensor]:
+    """The first step without dropout, and the rows and weights that its loss saw."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "emod.training.pretrainer.contrastive_loss",
+        lambda z, weights, temperature: seen.extend((z, weights)) or contrastive_loss(z, weights, temperature),
+    )
+    still = tiny.model_copy(update={"dropout": 0.0, "pool_dropout": 0.0})
+    pretrainer = new_pretrainer(store, still, settings_of(objective=objective))
+    return pretrainer, next(pretrainer.steps()), *seen
+
+
+def test_hard_va_attracts_within_a_region(store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrainer, report, _, weights = first_loss(store, tiny, "hard_va", monkeypatch)
+    regions = []
+    for name, picks in pretrainer.plan.batch(0).items():
+        regions += store.metadata(name)["va_region"].take(picks).to_pylist()
+    same = np.equal.outer(regions, regions) & ~np.eye(len(regions), dtype=bool)
+    assert np.array_equal(weights.numpy(), same)
+    assert report.n_windows == len(regions) == 27
+
+
+def test_augment_attracts_two_views_of_one_window(
+    store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, report, z, weights = first_loss(store, tiny, "augment", monkeypatch)
+    assert (report.n_windows, report.anchors_alone) == (54, 0)
+    assert weights.sum(dim=1).tolist() == [1.0] * 54
+    partner = weights.argmax(dim=1)
+    assert torch.equal(partner[partner], torch.arange(54))
+    # Views of one window are near each other in a fresh network, some of them the very same signal.
+    similar = (z @ z.T)[torch.arange(54), partner]
+    assert 0 < int((similar > 1 - 1e-5).sum()) < 54
+
+
+def test_scratch_takes_no_step(store: ShardStore, tiny: EmodConfig) -> None:
+    assert list(new_pretrainer(store, tiny, settings_of(objective="scratch")).steps()) == []
 
 
 def test_batches_are_read_in_order_and_one_ahead(store: ShardStore, tiny: EmodConfig) -> None:

@@ -5,15 +5,25 @@ Nothing here says where somebody's copy lies; that is an address and belongs to 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from emod.catalog.strict import Strict
 
 __all__ = ["BidsLayout", "CleaningStage", "CorpusCatalog", "EmotionWord", "Missing", "Place", "RatingScale"]
 
 CleaningStage = Literal["band_pass", "ocular", "muscle", "average_reference"]
+
+
+def _listed(value: Any) -> Any:
+    """One number stands for a list of it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Seconds = Annotated[tuple[float, ...], BeforeValidator(_listed)]
 
 
 class RatingScale(Strict):
@@ -125,7 +135,7 @@ class CorpusCatalog(Strict):
     )
     mains_hz: Literal[50, 60]
     baseline_s: float = Field(ge=0, description="rest before each trial that the files hold")
-    trial_s: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
+    trial_s: Seconds | dict[str, Seconds] = Field(
         description="seconds of each trial, or one number for all; by session where sessions differ"
     )
     trial_s_exact: bool = Field(default=True, description="false where trial_s is a typical length the simulator uses")
@@ -150,6 +160,11 @@ class CorpusCatalog(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> CorpusCatalog:
+        if self.ingest_hz > self.sfreq_hz:
+            raise ValueError(
+                f"ingest_hz {self.ingest_hz:g} exceeds sfreq_hz {self.sfreq_hz:g}, and a higher rate holds nothing "
+                f"more; give at most {self.sfreq_hz:g}"
+            )
         if (self.label_kind == "rating") != (self.rating_scale is not None):
             raise ValueError("rating_scale must be given exactly when label_kind is rating")
         if self.bids is not None:

@@ -76,9 +76,9 @@ def _absolute(url: str | None) -> str | None:
 class SimulateSettings(Strict):
     """A simulated copy of a corpus: how many subjects and how much of each session."""
 
-    subjects: int = Field(default=8, ge=1)
-    sessions: int | None = Field(default=None, ge=1, description="None: as published")
-    trials: int | None = Field(default=None, ge=1, description="per session, the first ones; None: as published")
+    subjects: int = Field(default=8, ge=1, description="the first ones")
+    sessions: int | None = Field(default=None, ge=1, description="of each subject, the first ones; null: as published")
+    trials: int | None = Field(default=None, ge=1, description="per session, the first ones; null: as published")
     time_scale: float = Field(default=1.0, gt=0, le=1, description="clips last this fraction of the published length")
     brain: SimulationSettings = Field(default_factory=SimulationSettings)
 
@@ -88,28 +88,37 @@ class IngestSettings(Strict):
 
     shard_mb: int = Field(default=256, ge=1, le=512, description="upper size of a shard; published stores use 64-512")
     strict: bool = Field(default=False, description="stop at the first problem instead of listing it")
-    cpus_per_recording: float = Field(default=1.0, gt=0)
+    cpus_per_recording: float = Field(
+        default=1.0, gt=0, description="CPUs that Ray sets aside for each recording at work"
+    )
 
 
 class PretrainSettings(Strict):
     """Contrastive pretraining; the defaults are the paper's (EMOD, section Experiments)."""
 
     run_name: str = Field(default="emod-pretrain", description="the same name resumes the same run")
-    epochs: int = Field(default=100, ge=1)
-    steps_per_epoch: int | None = Field(default=None, ge=1, description="None: (windows // corpora) // (9 rounds)")
+    objective: Literal["soft_va", "hard_va", "augment", "scratch"] = Field(
+        default="soft_va",
+        description="which pairs attract: by distance on the plane, of one region, two views of one window; "
+        "scratch: no step is taken",
+    )
+    epochs: int = Field(default=100, ge=1, description="passes over the data")
+    steps_per_epoch: int | None = Field(default=None, ge=1, description="null: (windows // corpora) // (9 rounds)")
     rounds: int = Field(default=4, ge=1, description="windows per corpus, batch and region (m)")
-    empty_regions: Literal["round_robin", "nearest"] = "round_robin"
-    learning_rate: float = Field(default=5e-4, gt=0)
-    final_learning_rate: float = Field(default=1e-7, ge=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    clip_norm: float = Field(default=3.0, gt=0)
-    temperature: float = Field(default=0.07, gt=0)
+    empty_regions: Literal["round_robin", "nearest"] = Field(
+        default="round_robin", description="which regions stand in for those of the plane that a corpus does not have"
+    )
+    learning_rate: float = Field(default=5e-4, gt=0, description="of the first step; it falls along a cosine")
+    final_learning_rate: float = Field(default=1e-7, ge=0, description="of the last step")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of the optimiser")
+    clip_norm: float = Field(default=3.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
+    temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
     d_max: float = Field(default=5.0, gt=0, description="plane distance at and beyond which a pair is negative")
-    workers: int = Field(default=1, ge=1)
-    gpu: bool = False
-    cpus_per_worker: float = Field(default=1.0, gt=0)
-    threads_per_worker: int = Field(default=1, ge=1)
-    checkpoint_every_steps: int = Field(default=100, ge=1)
+    workers: int = Field(default=1, ge=1, description="processes that share each batch")
+    gpu: bool = Field(default=False, description="true: each worker needs a GPU")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
+    threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
+    checkpoint_every_steps: int = Field(default=100, ge=1, description="what a crash can cost")
     max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
 
 
@@ -118,7 +127,7 @@ class SplitSettings(Strict):
 
     validation: float = Field(default=0.15, gt=0, lt=1, description="share of subjects")
     test: float = Field(default=0.25, gt=0, lt=1, description="share of subjects")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of the draw of subjects")
 
     @model_validator(mode="after")
     def _leaves_training(self) -> SplitSettings:
@@ -138,37 +147,39 @@ class FinetuneSettings(Strict):
     threshold: Literal["midpoint"] = Field(default="midpoint", description="low / high boundary: 0 of the plane")
     ties: Literal["low", "high", "drop"] = Field(default="low", description="what a rating exactly at the boundary is")
     split: SplitSettings = Field(default_factory=SplitSettings)
-    epochs: int = Field(default=100, ge=1)
-    batch: int = Field(default=64, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    epochs: int = Field(default=100, ge=1, description="passes over the training subjects")
+    batch: int = Field(default=64, ge=2, description="windows")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of the head's first step; it falls along a cosine")
     backbone_rate: float = Field(
         default=0.5, ge=0, le=1, description="the backbone's rate over the head's; 0 freezes it"
     )
-    final_learning_rate: float = Field(default=1e-6, ge=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    clip_norm: float = Field(default=1.0, gt=0)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    dropout: float = Field(default=0.25, ge=0, lt=1)
-    gpu: bool = False
-    cpus_per_worker: float = Field(default=1.0, gt=0)
-    threads_per_worker: int = Field(default=1, ge=1)
-    max_failures: int = Field(default=3, ge=0)
+    final_learning_rate: float = Field(default=1e-6, ge=0, description="of the head's last step")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of the optimiser")
+    clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="of the cross-entropy")
+    dropout: float = Field(default=0.25, ge=0, lt=1, description="of the backbone, in place of model.dropout")
+    gpu: bool = Field(default=False, description="true: each worker needs a GPU")
+    cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
+    threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
+    max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
 
 
 class Experiment(Strict):
     """One run, whole: what is read, how it is cleaned, what is learned from it."""
 
-    name: str = Field(pattern="^[A-Za-z0-9_.-]+$")
-    description: str
-    seed: int = Field(default=0, ge=0)
-    corpora: tuple[str, ...] = Field(min_length=1)
+    name: str = Field(pattern="^[A-Za-z0-9_.-]+$", description="a tag of its runs in MLflow")
+    description: str = Field(description="what the run is for")
+    seed: int = Field(default=0, ge=0, description="of weights, batches and dropout")
+    corpora: tuple[str, ...] = Field(min_length=1, description="what is ingested and pretrained on")
     addresses: Addresses = Field(default_factory=Addresses)
-    simulate: dict[str, SimulateSettings] = Field(default_factory=dict, description="used by quickstart only")
+    simulate: dict[str, SimulateSettings] = Field(
+        default_factory=dict, description="corpus -> its simulated copy; used by quickstart only"
+    )
     signal: SignalSettings = Field(default_factory=SignalSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     model: EmodConfig = Field(default_factory=EmodConfig)
     pretrain: PretrainSettings = Field(default_factory=PretrainSettings)
-    finetune: FinetuneSettings | None = None
+    finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
 
     @model_validator(mode="after")
     def _known_corpora(self) -> Experiment:

@@ -1,17 +1,17 @@
-"""YAML in catalogs/ -> frozen models: the one place that reads it, and the one place that words its errors.
+"""YAML in catalogs/ -> frozen models: the one place that reads it.
 
 Precedence: defaults of the models, then the file, then ``a.b=c`` overrides in the order given.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from emod.catalog.corpus import CorpusCatalog, EmotionWord
 from emod.catalog.experiment import Experiment
 from emod.catalog.simulation import SimulationSettings
+from emod.catalog.wording import Typed, nearest, one_line
 from emod.errors import RequestError
 
 __all__ = [
@@ -46,6 +47,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float):
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is no word", problem_mark=key_node.start_mark)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
@@ -85,7 +88,7 @@ def load_corpus(name: str) -> CorpusCatalog:
     """
     files = _corpus_files()
     if name not in files:
-        raise RequestError(f"corpus {name!r} has no catalog{_nearest(name, files)}; known: {', '.join(sorted(files))}")
+        raise RequestError(f"corpus {name!r} has no catalog{nearest(name, files)}; known: {', '.join(sorted(files))}")
     return _read_corpus(files[name])
 
 
@@ -143,26 +146,49 @@ def load_experiment(name_or_file: str, overrides: Sequence[str] = ()) -> Experim
     if not path.is_file():
         raise RequestError(
             f"--experiment {name_or_file!r} is neither a file nor a shipped experiment"
-            f"{_nearest(name_or_file, experiment_names())}; shipped: {', '.join(experiment_names())}"
+            f"{nearest(name_or_file, experiment_names())}; shipped: {', '.join(experiment_names())}"
         )
     raw = _read_yaml(path)
     if not isinstance(raw, dict):
         raise RequestError(f"{path.name}: expected a mapping of experiment fields at the top level")
+    typed: dict[tuple[str, ...], str] = {}
     for override in overrides:
-        _apply_override(raw, override)
-    experiment = validate(Experiment, raw, origin=path.name)
+        keys = _apply_override(raw, override)
+        typed.pop(keys, None)  # the last one counts, in the order too
+        typed[keys] = f"--set {override}"
+    experiment = validate(Experiment, raw, origin=path.name, typed=typed)
     for corpus in experiment.corpora:
         load_corpus(corpus)
+    # Any known corpus, not only those of this run: a file may hold the addresses of a whole laboratory.
+    for section, named in (("addresses.data", experiment.addresses.data), ("simulate", experiment.simulate)):
+        if strange := [name for name in named if name not in corpus_names()]:
+            place = f"{section}.{strange[0]}"
+            wrote = next((flag for flag in typed.values() if f" {place}" in flag), f"{path.name}: {place}")
+            raise RequestError(
+                f"{wrote}: no corpus is called {strange[0]}{nearest(strange[0], corpus_names())}; "
+                f"known: {', '.join(corpus_names())}"
+            )
     return experiment.model_copy(update={"addresses": experiment.addresses.resolve(experiment.corpora)})
 
 
-def validate(model: type[M], raw: Any, *, origin: str) -> M:
-    """Builds a model from plain YAML values; the first error becomes one line with the cure."""
+def validate(model: type[M], raw: Any, *, origin: str, typed: Typed = MappingProxyType({})) -> M:
+    """Builds a model from plain YAML values; what is wrong with them becomes one line with the cure.
+
+    Args:
+        model: The model to build.
+        raw: Plain values.
+        origin: What they were read from.
+        typed: Those that came from the command line instead, and the flag each was typed with.
+    """
+    try:
+        text = json.dumps(raw, default=str)
+    except (ValueError, RecursionError):
+        raise RequestError(f"{origin}: an alias (*name) stands inside what it names; write the value out") from None
     try:
         # JSON mode: strict about types, yet a YAML list may become a tuple, which Python mode refuses.
-        return model.model_validate_json(json.dumps(raw, default=str))
+        return model.model_validate_json(text)
     except ValidationError as error:
-        raise RequestError(f"{origin}: {_one_line(error, model)}") from None
+        raise RequestError(one_line(error, model, origin=origin, typed=typed)) from None
 
 
 def fingerprint(model: BaseModel, *, exclude: Iterable[str] = ()) -> str:
@@ -184,16 +210,19 @@ def _read_yaml(path: Path) -> Any:
         raise RequestError(f"{path.name}: line {line}: {error.problem}; mend the YAML there") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: cannot be read ({error}); check the path and its permissions") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, a number of 5000 digits
+        raise RequestError(f"{path.name}: not YAML ({' '.join(str(error).split())}); mend the file") from None
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Puts the value where the override says, and returns that place."""
     dotted, equals, text = override.partition("=")
     keys = dotted.split(".")
     if not equals or not all(keys):
         raise RequestError(f"--set {override!r} is not of the form a.b=c")
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RequestError(f"--set {override!r}: the value is not YAML; quote it") from None
     node = raw
     for depth, key in enumerate(keys[:-1]):
@@ -204,46 +233,4 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             raise RequestError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, not a group of fields")
         node = child
     node[keys[-1]] = value
-
-
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, first["loc"][:-1])
-        return f"{where}: unknown key{_nearest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}{more}"
-    if first["type"] == "missing":
-        return f"{where} is missing; add it{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = first["input"]
-    if first["type"] == "value_error" and isinstance(value, dict):
-        return f"{where}: {message}{more}"
-    if first["type"] == "float_type" and isinstance(value, str):
-        message += " (YAML reads 1e-7 as text: write 1.0e-7)"
-    shown = json.dumps(value, default=str)
-    return f"{where} = {shown if len(shown) <= 60 else shown[:57] + '...'}: {message}{more}"
-
-
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields a model knows at a place deep inside it; empty where that is not a model."""
-    here: Any = model
-    for part in location:
-        annotation = here.model_fields[part].annotation if _is_model(here) and part in here.model_fields else here
-        here = next((inner for inner in _models_in(annotation)), annotation)
-    return sorted(here.model_fields) if _is_model(here) else []
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if _is_model(annotation):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]
-
-
-def _is_model(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, BaseModel)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return tuple(keys)

@@ -20,20 +20,20 @@ WindowAction = Literal["reject", "keep"]
 class IcaSettings(Strict):
     """Removal of ocular and muscle components, fitted once per recording."""
 
-    enabled: bool = True
-    method: Literal["picard", "fastica"] = "picard"
+    enabled: bool = Field(default=True, description="false: no ICA")
+    method: Literal["picard", "fastica"] = Field(default="picard", description="algorithm of the fit")
     high_pass_hz: float = Field(default=1.0, gt=0, description="of the copy it is fitted on, as MNE advises")
     variance: float = Field(default=0.999, gt=0, lt=1, description="share of variance the fitted components explain")
     n_components: int | None = Field(default=None, ge=2, description="a fixed number instead of a share of variance")
-    ocular: bool = True
+    ocular: bool = Field(default=True, description="remove components of eyes")
     ocular_correlation: float = Field(
         default=0.8, gt=0, lt=1, description="with the frontal electrodes at 1-10 Hz, at and above which one is removed"
     )
-    muscle: bool = True
+    muscle: bool = Field(default=True, description="remove components of muscles")
     muscle_score: float = Field(default=0.5, gt=0, lt=1, description="threshold of mne's find_bads_muscle")
     fit_hz: float = Field(default=100.0, ge=60, description="the fitted copy is decimated to at least this rate")
     fit_minutes: float = Field(default=10.0, gt=0, description="at most so many minutes of samples enter the fit")
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of the fit")
 
     @model_validator(mode="after")
     def _removes_something(self) -> IcaSettings:
@@ -51,37 +51,42 @@ class QualitySettings(Strict):
     """
 
     flat_uv: float = Field(default=0.1, gt=0, description="an electrode that moves by less within a second is flat")
-    flat: ElectrodeAction = "interpolate"
+    flat: ElectrodeAction = Field(default="interpolate", description="what happens to a flat electrode")
     noisy_z: float = Field(
         default=5.0, gt=0, description="robust z-score of log amplitude at 1-45 Hz among the electrodes, above which"
     )
     noisy_correlation: float = Field(
         default=0.4, gt=0, lt=1, description="with what the others predict, below which a loud electrode is noisy"
     )
-    noisy: ElectrodeAction = "interpolate"
+    noisy_gain: float = Field(
+        default=10.0,
+        gt=1,
+        description="times as loud as the median electrode and as those beside it: noisy whatever its correlation",
+    )
+    noisy: ElectrodeAction = Field(default="interpolate", description="what happens to a noisy electrode")
     most_interpolated: float = Field(
         default=0.15, ge=0, le=0.5, description="share of the electrodes; windows with more bad ones are rejected"
     )
     saturated_share: float = Field(
         default=0.01, gt=0, le=1, description="of a window's samples, as stored, at the recorder's rail"
     )
-    saturated: WindowAction = "reject"
+    saturated: WindowAction = Field(default="reject", description="what happens to a window with more")
     peak_uv: float = Field(default=1000.0, gt=0, description="largest magnitude in a window after cleaning")
-    gross: WindowAction = "reject"
+    gross: WindowAction = Field(default="reject", description="what happens to a window with a larger one")
     clipped_share: float = Field(
         default=0.01, gt=0, le=1, description="of a window's values, beyond signal.clip robust scales"
     )
-    clipped: WindowAction = "keep"
+    clipped: WindowAction = Field(default="keep", description="what happens to a window with more")
     line_noise_db: float = Field(
         default=30.0, gt=0, description="of a recording as stored: power at the mains frequency over its neighbourhood"
     )
-    line_noise: WindowAction = "keep"
+    line_noise: WindowAction = Field(default="keep", description="what happens to a recording with more")
 
 
 class SignalSettings(Strict):
     """Stages from a recording to normalised windows; each can be switched off (EMOD, section Preprocessing)."""
 
-    band_pass: bool = True
+    band_pass: bool = Field(default=True, description="false: no filter")
     band_hz: Annotated[tuple[float, float], Field(strict=False)] = Field(
         default=(0.3, 49.0), description="edges of the pass band"
     )
@@ -90,8 +95,8 @@ class SignalSettings(Strict):
     )
     quality: QualitySettings = Field(default_factory=QualitySettings)
     ica: IcaSettings = Field(default_factory=IcaSettings)
-    reference: Literal["average", "none"] = "average"
-    window_s: float = Field(default=10.0, gt=0)
+    reference: Literal["average", "none"] = Field(default="average", description="average: of all electrodes")
+    window_s: float = Field(default=10.0, gt=0, description="length of a window")
     clip: float = Field(default=20.0, gt=0, description="largest magnitude of a normalised window, in robust scales")
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ class SimulationSettings(Strict):
     effect: Literal["none", "weak", "medium", "strong"] | NotNegative = Field(
         default="medium", description="none 0, weak 0.5, medium 1, strong 2, or a number"
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of every draw")
 
     # What emotion does
     valence_frontal_alpha: float = Field(
@@ -53,23 +53,23 @@ class SimulationSettings(Strict):
     # Rhythms; moments are the rms of one dipole
     background_moment_nam: NotNegative = Field(default=19.0, description="of each of the background dipoles")
     background_exponent: Positive = Field(default=1.3, description="mean of beta in power ~ (f0 + f) ** -beta")
-    background_exponent_sd: NotNegative = 0.2
+    background_exponent_sd: NotNegative = Field(default=0.2, description="between subjects")
     background_knee_hz: Positive = Field(default=1.0, description="f0")
-    theta_moment_nam: NotNegative = 9.0
-    theta_hz: Positive = 6.0
+    theta_moment_nam: NotNegative = Field(default=9.0, description="of each midline frontal dipole")
+    theta_hz: Positive = Field(default=6.0, description="middle of its Gaussian; sd 1 Hz")
     alpha_moment_nam: NotNegative = Field(default=14.0, description="of each posterior dipole")
-    frontal_alpha_moment_nam: NotNegative = 8.0
+    frontal_alpha_moment_nam: NotNegative = Field(default=8.0, description="of each frontal dipole")
     alpha_peak_hz: tuple[float, float] = Field(default=(8.5, 12.0), description="subjects are uniform in it")
     alpha_width_hz: Positive = Field(default=0.9, description="sd of the peak's Gaussian")
-    beta_moment_nam: NotNegative = 7.0
-    beta_hz: Positive = 20.0
-    beta_width_hz: Positive = 5.0
-    gamma_moment_nam: NotNegative = 4.0
+    beta_moment_nam: NotNegative = Field(default=7.0, description="of each dipole")
+    beta_hz: Positive = Field(default=20.0, description="middle of its Gaussian")
+    beta_width_hz: Positive = Field(default=5.0, description="sd of its Gaussian")
+    gamma_moment_nam: NotNegative = Field(default=4.0, description="of each dipole")
     gamma_hz: tuple[float, float] = Field(default=(30.0, 70.0), description="flat between these, cut at Nyquist")
 
     # Head and cap
-    head_radius_m: Positive = 0.09
-    head_radius_sd_m: NotNegative = 0.003
+    head_radius_m: Positive = Field(default=0.09, description="mean over subjects")
+    head_radius_sd_m: NotNegative = Field(default=0.003, description="between subjects")
     cortex_radius: float = Field(
         default=0.7,
         gt=0,
@@ -81,15 +81,15 @@ class SimulationSettings(Strict):
     gain_sd: NotNegative = Field(default=0.2, description="between subjects, of the log of all brain amplitudes")
     cap_shift_deg: NotNegative = Field(default=2.0, description="rotation of the whole cap between sessions, sd")
     electrode_offset_deg: NotNegative = Field(default=1.5, description="of each electrode between sessions, sd")
-    sensor_noise_uv: NotNegative = 0.7
+    sensor_noise_uv: NotNegative = Field(default=0.7, description="sd, white")
 
     # Artefacts, absent from recordings that their owner cleaned
     blink_uv: NotNegative = Field(default=140.0, description="peak at the mean of Fp1 and Fp2, median over subjects")
-    blinks_per_minute: NotNegative = 14.0
+    blinks_per_minute: NotNegative = Field(default=14.0, description="median over subjects")
     saccade_uv: NotNegative = Field(default=30.0, description="step at F8 against F7, half each, median over subjects")
-    saccades_per_minute: NotNegative = 20.0
+    saccades_per_minute: NotNegative = Field(default=20.0, description="mean")
     muscle_burst_uv: NotNegative = Field(default=25.0, description="rms at the nearest electrode, median burst")
-    muscle_tonic_uv: NotNegative = 2.0
+    muscle_tonic_uv: NotNegative = Field(default=2.0, description="rms between bursts")
     muscle_bursts_per_minute: NotNegative = Field(default=2.0, description="per muscle")
     muscle_hz: tuple[float, float] = Field(default=(20.0, 100.0), description="band, cut at Nyquist")
     mains_uv: NotNegative = Field(default=2.5, description="amplitude, median over electrodes")

@@ -22,10 +22,20 @@ from emod import storage
 from emod.affect import place_emotion
 from emod.catalog import SimulateSettings
 from emod.corpora.bids_labels import BidsLabels
-from emod.corpora.bids_recording import MAX_TEXT_BYTES, damage, opened, pieces_of, refusal
+from emod.corpora.bids_recording import (
+    MAX_TEXT_BYTES,
+    SAID_WITHIN_S,
+    cut_short,
+    damage,
+    declares_length,
+    is_vectorized,
+    opened,
+    pieces_of,
+    refusal,
+)
 from emod.corpora.continuous import mark_trials
 from emod.corpora.contract import Corpus, Problem, Recording, RecordingHeader, RecordingRef
-from emod.corpora.inventory import leaves_copy
+from emod.corpora.inventory import is_apples, leaves_copy
 from emod.errors import RequestError
 from emod.signal import canonical_name
 from emod.simulation import Passage, RecordingPlan
@@ -71,7 +81,7 @@ class BidsCorpus(Corpus):
         tasks: set[str] = set()
         for path in files:
             folder, name = posixpath.split(path)
-            if not (name.lower().endswith(_RECORDINGS) and posixpath.basename(folder) == "eeg"):
+            if is_apples(path) or not (name.lower().endswith(_RECORDINGS) and posixpath.basename(folder) == "eeg"):
                 continue
             url, match = storage.join(self.root, path), _NAME.fullmatch(name)
             session = f"/ses-{match['session']}" if match and match["session"] else ""
@@ -107,7 +117,7 @@ class BidsCorpus(Corpus):
         with opened(ref) as raw:
             rows, problems = self._choose_rows(ref, raw)
             pieces = pieces_of(raw)
-            marks, faults = self._labels.marks(ref, pieces)
+            marks, faults = self._labels.marks(ref, pieces, self._beyond(ref, raw))
             try:
                 eeg_uv: npt.NDArray[np.float64] = raw.get_data(rows)
             except Exception as error:
@@ -124,7 +134,7 @@ class BidsCorpus(Corpus):
         """What a recording's header and tables say (contract of `Corpus.peek`); what its samples are stays unseen."""
         with opened(ref, head_only=True) as raw:
             rows, problems = self._choose_rows(ref, raw)
-            marks, faults = self._labels.marks(ref, pieces_of(raw))
+            marks, faults = self._labels.marks(ref, pieces_of(raw), self._beyond(ref, raw))
         seconds = {mark.trial: (mark.stop - mark.start) / self.catalog.sfreq_hz for mark in marks}
         return RecordingHeader(len(rows), self.catalog.sfreq_hz, seconds, (*problems, *faults))
 
@@ -149,10 +159,25 @@ class BidsCorpus(Corpus):
             message = f"channels.tsv calls {', '.join(bad)} bad; kept, look at it or leave it out of {self.name}.yaml"
             problems.append(ref.problem("layout", message))
         stored_s, said_s = raw.n_times / sfreq_hz, self._said_seconds(ref)
-        if said_s is not None and abs(stored_s - said_s) > 1.5:  # EDF is filled up to whole records of mostly 1 s
+        if short := cut_short(raw, said_s):
+            if is_vectorized(raw):  # every electrode but the first begins elsewhere
+                raise refusal(ref, "unreadable", f"{short}; copy that file again")
+            problems.append(ref.problem("length", f"{short}; copy that file again"))
+        elif said_s is not None and abs(stored_s - said_s) > SAID_WITHIN_S:
             message = f"{stored_s:.1f} s are stored, its eeg.json says {said_s:.1f}; kept, compare with the original"
             problems.append(ref.problem("length", message))
         return rows, problems
+
+    def _beyond(self, ref: RecordingRef, raw: Any) -> str | None:
+        """What is to be said of a trial that ends after the last sample; None: its row is wrong."""
+        said_s = self._said_seconds(ref)
+        if short := cut_short(raw, said_s):
+            return f"it ends beyond what is stored: {short}; copy that file again"
+        if said_s is not None or declares_length(raw):
+            return None
+        file = posixpath.basename(str(raw.filenames[0]))
+        what = f"it ends beyond the {raw.n_times / raw.info['sfreq']:.1f} s of {file}"
+        return f"{what}; compare that file with the original, then correct the row"
 
     def _said_seconds(self, ref: RecordingRef) -> float | None:
         """RecordingDuration of eeg.json, which need not be there."""

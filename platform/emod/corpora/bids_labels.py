@@ -6,6 +6,7 @@ It opens no recording.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import math
@@ -24,6 +25,7 @@ from emod.errors import DataError
 __all__ = ["BidsLabels"]
 
 _PARTICIPANT = "participant_id"
+_MOMENT_S = 0.1  # onsets come from a recorder, durations often from a plan
 
 
 class BidsLabels:
@@ -38,12 +40,15 @@ class BidsLabels:
         self._corpus = corpus
         self._layout = layout
 
-    def marks(self, ref: RecordingRef, pieces: Sequence[tuple[int, int]]) -> tuple[list[TrialMark], list[Problem]]:
+    def marks(
+        self, ref: RecordingRef, pieces: Sequence[tuple[int, int]], beyond: str | None = None
+    ) -> tuple[list[TrialMark], list[Problem]]:
         """Where the trials of a recording lie, and what is wrong with those that cannot be used.
 
         Args:
             ref: The recording.
             pieces: Its stretches that are continuous in time.
+            beyond: What to say of a trial that ends after the last of them; None: that its row is wrong.
 
         Raises:
             CorpusError: If no trial can be used.
@@ -72,12 +77,44 @@ class BidsLabels:
             mark = TrialMark(trial, stimulus, start, stop, baseline, rating, emotion)
             if fault := self._fault(mark, pieces):
                 code, found = fault
-                problems.append(ref.problem(code, f"{found}; correct its row, or leave it out", trial))
+                late = code == "shape" and mark.start < mark.stop > pieces[-1][1]
+                message = beyond if beyond and late else f"{found}; correct its row, or leave it out"
+                problems.append(ref.problem(code, message, trial))
             else:
                 marks.append(mark)
+        marks, overlaps = self._part(ref, marks)
+        problems += overlaps
         if not marks:
             raise CorpusError(*problems)
         return marks, problems
+
+    def _part(self, ref: RecordingRef, marks: Sequence[TrialMark]) -> tuple[list[TrialMark], list[Problem]]:
+        """The trials that share no sample with another, in the order given, and a problem for each of the others.
+
+        Of two that overlap neither is used: whose label the shared samples have cannot be told, and with one onset or
+        duration wrong the rest of either is in doubt. Clocks that differ by a moment are no overlap: there the next
+        onset ends the trial before it.
+        """
+        moment = round(_MOMENT_S * self._corpus.catalog.sfreq_hz)
+        apart = {mark.trial: mark for mark in marks}
+        with_which: dict[str, tuple[str, int]] = {}
+        last: TrialMark | None = None  # of those that began before, the one that ends last
+        for mark in sorted(marks, key=lambda mark: (mark.start, mark.stop)):
+            if last is not None and (shared := min(last.stop, mark.stop) - mark.start) > 0:
+                if last.stop - mark.start <= moment and last.start < mark.start:
+                    apart[last.trial] = dataclasses.replace(last, stop=min(mark.start, apart[last.trial].stop))
+                else:
+                    with_which.setdefault(last.trial, (mark.trial, shared))
+                    with_which.setdefault(mark.trial, (last.trial, shared))
+            if last is None or mark.stop > last.stop:
+                last = mark
+        problems = []
+        for trial, (other, shared) in sorted(with_which.items(), key=lambda item: int(item[0])):
+            seconds = shared / self._corpus.catalog.sfreq_hz
+            what = f"it shares {seconds:.4g} s with trial {other}, which so have two labels"
+            cure = f"correct onset or duration in their rows (without one trial_s of {self._corpus.name}.yaml counts)"
+            problems.append(ref.problem("label", f"{what}; {cure}", trial))
+        return [mark for mark in apart.values() if mark.trial not in with_which], problems
 
     def _fault(self, mark: TrialMark, pieces: Sequence[tuple[int, int]]) -> tuple[str, str] | None:
         """(code, finding) of what makes a trial useless, or None."""

@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +25,29 @@ from emod import storage
 from emod.corpora.contract import CorpusError, RecordingRef
 from emod.corpora.mat5_nesting import nests_too_deep
 
-__all__ = ["MAX_TEXT_BYTES", "damage", "is_file", "opened", "pieces_of", "refusal"]
+__all__ = [
+    "MAX_TEXT_BYTES",
+    "SAID_WITHIN_S",
+    "cut_short",
+    "damage",
+    "declares_length",
+    "is_file",
+    "is_vectorized",
+    "opened",
+    "pieces_of",
+    "refusal",
+]
 
 MAX_TEXT_BYTES = 16 * 1024**2
 """Of a table or a header in text."""
 
+SAID_WITHIN_S = 1.5
+"""Between the length that eeg.json says and the stored one: EDF is filled up to whole records of mostly 1 s."""
+
 _SAMPLES = (".edf", ".bdf", ".eeg", ".dat", ".fdt")  # samples but for a head
 _HEAD_BYTES = 1024**2
+_NUMBER_BYTES = {"short": 2, "int": 4, "single": 4}
+_QUIET = threading.Lock()  # verbose sets MNE's level for all threads: one that is done would unmute the others
 _INTERRUPTIONS = ("boundary", "New Segment", "BAD_ACQ_SKIP")
 
 
@@ -56,14 +73,49 @@ def opened(ref: RecordingRef, *, head_only: bool = False) -> Iterator[Any]:
                 _fetch(ref, url, folder / posixpath.basename(url), head_only=head_only)
         _check_header(ref, folder / name)
         try:
-            raw = mne_bids.read_raw_bids(path, on_ch_mismatch="reorder", verbose="error")
+            with _QUIET:
+                raw = mne_bids.read_raw_bids(path, on_ch_mismatch="reorder", verbose="error")
             if not raw.n_times:
                 raise ValueError("it holds no samples")
             if outside := [str(file) for file in raw.filenames if Path(file).parent != folder]:
                 raise ValueError(f"its samples lie in another file, {outside[0]}")
         except Exception as error:
             raise damage(ref, error) from None
+        _check_samples(ref, raw)
         yield raw
+
+
+def declares_length(raw: Any) -> bool:
+    """Whether a recording's header says how many samples there are, so that its file is known to hold them all."""
+    return Path(raw.filenames[0]).suffix not in (".eeg", ".dat")
+
+
+def is_vectorized(raw: Any) -> bool:
+    """Whether a BrainVision file holds one electrode after the other."""
+    return not declares_length(raw) and bool(
+        re.search(r"(?im)^\s*DataOrientation\s*=\s*VECTORIZED", _brainvision_header(raw))
+    )
+
+
+def cut_short(raw: Any, said_s: float | None) -> str | None:
+    """What says that the file with the samples was longer once, naming that file, or None.
+
+    Args:
+        raw: An open recording.
+        said_s: Its length after eeg.json, if that has one.
+    """
+    if declares_length(raw):
+        return None
+    file, header = Path(raw.filenames[0]), _brainvision_header(raw)
+    held_s = raw.n_times / raw.info["sfreq"]
+    if (points := re.search(r"(?im)^\s*DataPoints\s*=\s*(\d{1,15})\s*$", header)) and int(points[1]) > raw.n_times:
+        return f"{file.name} holds {held_s:.1f} s, its header says {int(points[1]) / raw.info['sfreq']:.1f}"
+    if said_s is not None and said_s - held_s > SAID_WITHIN_S:
+        return f"{file.name} holds {held_s:.1f} s, its eeg.json says {said_s:.1f}"
+    frame = _NUMBER_BYTES.get(raw.orig_format, 1) * len(raw.ch_names)
+    if not re.search(r"(?im)^\s*DataFormat\s*=\s*ASCII", header) and (size := file.stat().st_size) % frame:
+        return f"{file.name} has {size} bytes, which is no whole number of samples"
+    return None
 
 
 def pieces_of(raw: Any) -> tuple[tuple[int, int], ...]:
@@ -112,6 +164,23 @@ def _fetch(ref: RecordingRef, url: str, path: Path, *, head_only: bool) -> None:
         os.truncate(path, storage.size_bytes(url))  # a hole in the place of samples: MNE looks at the length
     else:
         storage.download(url, str(path))
+
+
+def _brainvision_header(raw: Any) -> str:
+    """The text of the header that lies beside a file with samples."""
+    (header,) = Path(raw.filenames[0]).parent.glob("*.vhdr")
+    return header.read_text("latin-1")
+
+
+def _check_samples(ref: RecordingRef, raw: Any) -> None:
+    """Refuses what MNE opens although samples are missing at the end, and so in the middle of what it would read."""
+    file = Path(raw.filenames[0])
+    if file.suffix != ".fdt" and not is_vectorized(raw):
+        return
+    declared = (4 if file.suffix == ".fdt" else _NUMBER_BYTES.get(raw.orig_format, 1)) * len(raw.ch_names) * raw.n_times
+    if (size := file.stat().st_size) < declared:
+        message = f"{file.name} has {size} bytes, its header declares {declared}; copy that file again"
+        raise refusal(ref, "unreadable", message)
 
 
 def _check_header(ref: RecordingRef, path: Path) -> None:

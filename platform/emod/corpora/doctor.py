@@ -20,6 +20,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Literal, NamedTuple, get_args
 
+from fsspec.core import url_to_fs
 from pydantic import Field
 
 from emod import storage
@@ -66,6 +67,8 @@ _PLAUSIBLE_FACTOR = 4.0  # between a typical length and a real one
 _ODD_SHARE = 0.2  # of a clip's length that one subject may differ from the others, where these agree
 _AGREE_SHARE = 0.02
 _PROBE_BYTES = 64 * 1024
+_MAX_FOLDERS, _MAX_ENTRIES = 20, 20_000  # that are looked at, each with so much in it, for a corpus that is elsewhere
+_TEXTS = (".vhdr", ".vmrk", ".json", ".tsv", ".xml")  # beside the samples of BIDS and MAHNOB-HCI
 
 Key = tuple[str, str]
 """Subject and session."""
@@ -135,7 +138,7 @@ class Look:
         ref: The recording.
         header: What it holds, or None where nothing of it can be used.
         problems: Why not, or what is wrong with parts of it.
-        digest: Equal for two recordings only if their objects are the same.
+        digest: Equal for two recordings only if their samples lie in objects of the same content; "" if unknown.
         amplitude: Why its samples are no microvolts; None where they are, or were not decoded.
     """
 
@@ -172,18 +175,24 @@ def examine(
         on_recording: Called after each.
 
     Raises:
-        RequestError: If there is no such folder, or it is a simulated copy of another corpus.
+        RequestError: If there is no such folder, it holds nothing of the corpus, or it is a simulated copy of another.
         DataError: If its marker cannot be read, or a process that decoded one died.
     """
     if not storage.exists(corpus.root):
         raise RequestError(f"{corpus.root}: no such folder; give the top folder of {corpus.catalog.name}")
+    fs, path = url_to_fs(corpus.root)
+    if fs.isfile(path):
+        raise RequestError(f"{corpus.root}: a file; give the top folder of {corpus.catalog.name}")
     marker = corpus.simulated
+    listed = True
     try:
         refs, problems = corpus.references(), list(corpus.problems)
-    except CorpusError as error:
-        refs, problems = [], list(error.problems)
-    except RequestError as error:
-        refs, problems = [], [Problem(corpus.root, None, None, "missing", str(error).removeprefix(f"{corpus.root}: "))]
+    except CorpusError as error:  # a table without which no recording can be used
+        refs, problems, listed = [], list(error.problems), False
+    except RequestError:
+        if (folder := _folder_nearby(corpus)) is None:
+            raise
+        raise RequestError(f"{corpus.root}: holds nothing of {corpus.name}, but {folder} does; give that") from None
     if on_listed is not None:
         on_listed(len(refs))
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(refs)))
@@ -205,7 +214,7 @@ def examine(
         time_scale=marker.time_scale if marker else 1.0,
     )
     plans = corpus.plan_recordings(settings)
-    return compare(corpus, marker, plans, looks, problems, tables=_find_tables(corpus, plans), full=full)
+    return compare(corpus, marker, plans, looks, problems, tables=_find_tables(corpus, plans), full=full, listed=listed)
 
 
 def compare(
@@ -217,6 +226,7 @@ def compare(
     *,
     tables: Mapping[str, Literal["there", "absent"]],
     full: bool,
+    listed: bool = True,
 ) -> Diagnosis:
     """What was seen of a copy against what its owner publishes; it opens nothing.
 
@@ -228,6 +238,7 @@ def compare(
         problems: What listing them reported.
         tables: The tables that ship with the corpus.
         full: Whether samples were decoded.
+        listed: False where what listing reported kept it from naming any recording: nothing is said of these.
     """
     catalog = corpus.catalog
     expected = _expected(catalog, marker, plans)
@@ -236,18 +247,23 @@ def compare(
         # Ids that a laboratory chose, or that hide names, cannot be foretold: their number and what each holds can.
         expected = _as_named_here(expected, found, sessions=catalog.bids is not None)
     findings = [_finding_of(problem) for problem in problems]
-    findings += _absent_recordings(corpus, marker, expected, found)
+    if listed:
+        findings += _absent_recordings(corpus, marker, expected, found)
+    else:
+        findings = [finding.model_copy(update={"topic": "labels"}) for finding in findings]
     for key, look in found.items():
         findings += _of_recording(catalog, marker, look, expected.get(key))
     findings += _odd_lengths(catalog, marker, looks)
     findings += _doubles(looks)
     findings += [
-        _finding("notice", "labels", "missing", f"no {path}; the built-in facts are used", "", source=path)
+        _finding(
+            "notice", "labels", "missing", f"no {path}: what else holds the labels is not compared", "", source=path
+        )
         for path, state in tables.items()
         if state == "absent" and not any(finding.source and finding.source.endswith(path) for finding in findings)
     ]
     findings = sorted(dict.fromkeys(findings), key=_rank)
-    checks = _checks(catalog, marker, expected, looks, findings, tables)
+    checks = _checks(catalog, marker, expected, looks, findings, tables, listed)
     complete = all(finding.level != "fault" for finding in findings)
     return Diagnosis(
         corpus=corpus.name,
@@ -257,7 +273,7 @@ def compare(
         origin=_origin(catalog, marker),
         examined="samples" if full else "headers",
         complete=complete,
-        verdict=_verdict(complete, marker, checks, full),
+        verdict=_verdict(complete, marker, checks, full) + ("" if listed else "; recordings not looked at"),
         checks=checks,
         findings=tuple(findings),
         uncertain=catalog.uncertain,
@@ -275,6 +291,26 @@ def numbers(words: Iterable[str]) -> str:
         else:
             runs.append((word, word))
     return ", ".join(first if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _folder_nearby(corpus: Corpus) -> str | None:
+    """The folder above the corpus' root, or one in it, that does hold recordings, where a disk tells that at once."""
+    if not storage.is_local(corpus.root):
+        return None
+    root: str = os.path.abspath(url_to_fs(corpus.root)[1])
+    _, inside, _ = next(os.walk(root), (root, [], []))
+    for folder in (os.path.dirname(root), *(os.path.join(root, name) for name in sorted(inside)[:_MAX_FOLDERS])):
+        sizes = itertools.accumulate(len(folders) + len(files) for _, folders, files in os.walk(folder))
+        if any(size > _MAX_ENTRIES for size in sizes):
+            continue  # such as somebody's home
+        try:
+            open_corpus(corpus.name, folder).references()
+        except CorpusError:
+            return folder  # with faults of its own
+        except RequestError:
+            continue
+        return folder
+    return None
 
 
 def _pool(jobs: int, *, processes: bool) -> Executor:
@@ -304,10 +340,17 @@ def _look(corpus: Corpus, full: bool, ref: RecordingRef) -> Look:
 
 
 def _digest(ref: RecordingRef) -> str:
-    """A checksum of the sizes, beginnings, middles and ends of a recording's objects, and of which it is in them."""
+    """A checksum of the sizes, beginnings, middles and ends of the objects with its samples; "" if these are empty.
+
+    Headers and tables in text stay out of it: a copy under another name says so in them.
+    """
+    urls = [url for url in ref.urls if not url.lower().endswith(_TEXTS)]
+    urls = [url for url in urls if url.lower().endswith(".fdt")] or urls  # then the .set is a header, too
+    sizes = [storage.size_bytes(url) for url in urls]
+    if not sum(sizes):
+        return ""
     digest = hashlib.sha256()
-    for url in ref.urls:
-        size = storage.size_bytes(url)
+    for url, size in zip(urls, sizes, strict=True):
         digest.update(str(size).encode())
         with storage.open_binary(url) as stream:
             for start in (0, size // 2, max(0, size - _PROBE_BYTES)):
@@ -367,17 +410,23 @@ def _expected(
 
 
 def _as_named_here(expected: Mapping[Key, _Trials], found: Iterable[Key], *, sessions: bool) -> dict[Key, _Trials]:
-    """The same under the ids of this copy, in their order; as many as are not there keep their own."""
+    """The same under the ids of this copy: those that are here, the others in their order, what is left as it was.
+
+    It has as many entries as ``expected``, whatever is not there.
+    """
 
     def names(part: int) -> dict[str, str]:
-        theirs, ours = (sorted({key[part] for key in keys}, key=_order) for keys in (expected, found))
-        return dict(zip(theirs, ours, strict=False))
+        theirs, ours = ({key[part] for key in keys} for keys in (expected, found))
+        # An id that both have stands for itself: none of the others can be given its place.
+        return dict(zip(sorted(theirs - ours, key=_order), sorted(ours - theirs, key=_order), strict=False))
 
     subject_of, session_of = names(0), names(1) if sessions else {}
-    return {
+    named = {
         (subject_of.get(subject, subject), session_of.get(session, session)): trials
         for (subject, session), trials in expected.items()
     }
+    assert len(named) == len(expected), "two expected recordings under one id"
+    return named
 
 
 def _absent_recordings(
@@ -390,13 +439,19 @@ def _absent_recordings(
     for subject, session in expected:
         if (subject, session) not in found:
             absent[subject].append(session)
-    cure = f"copy it from the owner ({corpus.catalog.homepage})"
+    copy = f"copy it from the owner ({corpus.catalog.homepage})"
+
+    def cure(topic: Topic) -> str:  # a laboratory is the owner itself, and may have counted wrong
+        return copy if corpus.catalog.bids is None else f"put it there, or correct {topic} in {corpus.name}.yaml"
+
     for subject, sessions in absent.items():
         if subject not in subjects_here:
-            findings.append(_finding("fault", "subjects", "missing", "no recording of this subject", cure, subject))
+            findings.append(
+                _finding("fault", "subjects", "missing", "no recording of this subject", cure("subjects"), subject)
+            )
         for session in sessions if subject in subjects_here else ():
             what = f"session {session} is not there"
-            findings.append(_finding("fault", "sessions", "missing", what, cure, subject, session))
+            findings.append(_finding("fault", "sessions", "missing", what, cure("sessions"), subject, session))
     names = {_order(subject)[1]: subject for subject, _ in expected}
     for gap in corpus.catalog.missing:
         if marker is None or gap.subject in names:
@@ -492,7 +547,7 @@ def _doubles(looks: Sequence[Look]) -> list[Finding]:
     first: dict[str, RecordingRef] = {}
     findings = []
     for look in looks:
-        if not look.digest or not look.ref.size_bytes:
+        if not look.digest:
             continue
         other = first.setdefault(look.digest, look.ref)
         if other.urls != look.ref.urls:
@@ -511,6 +566,7 @@ def _checks(
     looks: Sequence[Look],
     findings: Sequence[Finding],
     tables: Mapping[str, str],
+    listed: bool,
 ) -> tuple[Check, ...]:
     """The rows of the table."""
     seen = [look.header for look in looks if look.header is not None]
@@ -529,8 +585,12 @@ def _checks(
         mb = mb if _whole(catalog, marker) else "shortened"
     usable = sum(len(header.trial_s) for header in seen)
     stray = sum(finding.topic == "objects" and finding.level != "known" for finding in findings)
-    doubts = sum(finding.topic == "labels" and finding.level != "known" for finding in findings)
-    here = _tables(path for path, state in tables.items() if state == "there") if tables else _tables(())
+    doubts = sum(f.topic == "labels" and f.level != "known" and f.code != "missing" for f in findings)
+    elsewhere = "in the objects" if catalog.bids is None else f"{catalog.bids.labels}.tsv"
+    there = [path for path, state in tables.items() if state == "there"]
+    labels = _tables(there) if there else f"{_tables(tables)} missing" if tables else elsewhere
+    if doubts:
+        labels += f": {_count(doubts)} to compare" if listed else ": cannot be used"
     rows: list[tuple[Topic, str, str, bool]] = [
         ("subjects", _count(len(subjects)), _count(len(here_subjects)), len(here_subjects) < len(subjects)),
         ("sessions", _count(len(expected)), _count(len(looks)), len(looks) < len(expected)),
@@ -541,7 +601,7 @@ def _checks(
         ("seconds", about + _range(wanted_s, " s"), _range(seconds, " s"), False),
         ("size", mb, _range(sizes, " MB"), False),
         ("objects", "no others", f"{_count(stray)} to sort out" if stray else "no others", False),
-        ("labels", _tables(tables), f"{here}: {_count(doubts)} to compare" if doubts else here, False),
+        ("labels", _tables(tables) or elsewhere, labels, False),
     ]
     if odd := sum(look.amplitude is not None for look in looks):
         rows.append(("amplitude", "microvolt", f"odd in {_count(odd)} recordings", False))
@@ -549,6 +609,9 @@ def _checks(
         rows.append(("layout", "uncertain", f"{_count(alternatives)} alternatives met", False))
     checks = []
     for topic, published, found, short in rows:
+        if not listed and topic != "labels":
+            checks.append(Check(topic=topic, published=published, found="not looked at", state="unknown"))
+            continue
         levels = {finding.level for finding in findings if finding.topic == topic}
         unknown = published in ("not stated", "shortened") or (topic not in ("subjects", "objects") and not seen)
         state = (
@@ -685,4 +748,4 @@ def _tables(paths: Iterable[str]) -> str:
     names = [path.rpartition("/")[2] for path in paths]
     if len(names) > 3:
         return f"{len(names)} tables"
-    return ", ".join(names) or "in the objects"
+    return ", ".join(names)

@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import os
+import posixpath
 import re
 import stat
 from collections import Counter
@@ -25,7 +26,16 @@ from emod import storage
 from emod.corpora.contract import Corpus, CorpusError, Problem, RecordingRef
 from emod.errors import DataError, RequestError
 
-__all__ = ["Entry", "find_objects", "find_sessions", "leaves_copy", "list_entries", "read_csv", "table_ships"]
+__all__ = [
+    "Entry",
+    "find_objects",
+    "find_sessions",
+    "is_apples",
+    "leaves_copy",
+    "list_entries",
+    "read_csv",
+    "table_ships",
+]
 
 _DATA_SUFFIXES = (".mat", ".dat", ".pkl", ".cnt", ".bdf")
 _TABLE_SUFFIXES = (".csv", ".txt", ".xlsx", ".xls", ".xml")
@@ -135,12 +145,17 @@ def table_ships(root: str, url: str) -> bool:
 
 
 def list_entries(root: str, top: str, below: str) -> Iterator[Entry]:
-    """Everything below ``top``; on a disk everything below ``root``, files before links."""
+    """Everything below ``top``; on a disk everything below ``root``, files before links; `is_apples` is left out."""
     if _on_disk(root):
-        yield from _walk_disk(url_to_fs(root)[1])
+        entries = _walk_disk(url_to_fs(root)[1])
     else:
-        for path, size in storage.list_files(top).items():
-            yield Entry(below + path, size)
+        entries = (Entry(below + path, size) for path, size in storage.list_files(top).items())
+    return (entry for entry in entries if not is_apples(entry.path))
+
+
+def is_apples(path: str) -> bool:
+    """Whether it is a file that macOS writes beside each one that it copies to a foreign disk: ``._s01.dat``."""
+    return posixpath.basename(path).startswith("._")
 
 
 def _on_disk(url: str) -> bool:
@@ -228,6 +243,11 @@ def read_csv(url: str, columns: Sequence[str], *, root: str | None = None) -> li
     heading = [name.strip().lower() for name in lines[0]] if lines else []
     if absent := [name for name in columns if name not in heading]:
         here = ", ".join(ascii(name[:40])[1:-1] for name in heading[:10]) or "none"
+        if len(heading) == 1 and (mark := next((mark for mark in ";\t" if mark in heading[0]), None)):
+            message = (
+                f"columns are separated by {mark!r}, not by commas; export it with commas, or copy the owner's again"
+            )
+            raise CorpusError(Problem(url, None, None, "label_table", message))
         message = f"no column {absent[0]} among {here}; copy the owner's table again"
         raise CorpusError(Problem(url, None, None, "label_table", message))
     rows = (map(str.strip, line[: len(heading)]) for line in lines[1:] if line)

@@ -16,6 +16,7 @@ from emod.catalog import corpus_names, load_corpus
 from emod.catalog.load import shipped_corpus_names
 from emod.corpora.contract import Corpus
 from emod.errors import RequestError
+from emod.signal import canonical_names
 
 __all__ = ["READERS", "open_corpus"]
 
@@ -46,8 +47,10 @@ def open_corpus(name: str, root: str | os.PathLike[str], strict: bool = False) -
         strict: Raise `CorpusError` at the first problem instead of listing it in ``problems``.
 
     Raises:
-        RequestError: If no reader has this name; the message names the nearest.
+        RequestError: If no reader has this name, and the message names the nearest; or if its catalog is wrong.
     """
+    if name in corpus_names():
+        _check_electrodes(name)
     if name in READERS:
         return READERS[name](os.fspath(root), strict=strict)
     if name not in corpus_names():
@@ -59,3 +62,13 @@ def open_corpus(name: str, root: str | os.PathLike[str], strict: bool = False) -
     from emod.corpora.bids import BidsCorpus  # loads MNE, which no other reader's users need
 
     return BidsCorpus(name, os.fspath(root), strict=strict)
+
+
+def _check_electrodes(name: str) -> None:
+    """Refuses a catalog whose electrodes are unknown or doubled; it is done here because catalogs know no names."""
+    try:
+        canonical_names(load_corpus(name).channels)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(f"{name}.yaml: channels: {error}") from None

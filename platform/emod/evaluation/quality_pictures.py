@@ -60,16 +60,20 @@ def draw_spectra(recordings: Findings, mains_hz: float, band_hz: tuple[float, fl
         across = axes.get_xaxis_transform()
         if mains_hz <= hz[-1]:
             axes.axvline(mains_hz, color=VERMILION, linestyle=(0, (4, 3)), linewidth=1.2)
+            # Above mains, where a spectrum has fallen, its upper corner is free of curves.
+            room = mains_hz + 5 <= hz[-1]
             axes.text(
-                mains_hz - 0.7,
-                0.03,
+                mains_hz + (1.2 if room else -1.2),
+                0.97,
                 f"mains {mains_hz:g} Hz",
                 transform=across,
                 rotation=90,
-                ha="right",
-                va="bottom",
+                ha="left" if room else "right",
+                va="top",
                 fontsize=9,
                 color=VERMILION,
+                bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
+                zorder=5,
             )
         axes.text(sum(ALPHA_HZ) / 2, 0.03, "alpha", transform=across, ha="center", fontsize=9, color="#8A5A00")
         axes.set(xlabel="frequency (Hz)", ylabel="power (dB re 1 µV²/Hz)")
@@ -161,17 +165,24 @@ def draw_amplitudes(scale_uv: npt.NDArray[np.float64], peak_uv: npt.NDArray[np.f
     return _picture(draw, HEIGHT_IN)
 
 
-def draw_line_noise(before_db: Sequence[float], after_db: Sequence[float], limit_db: float) -> str | None:
-    """Each recording's mains before and after, sorted by before; above 0 dB it stands out of the EEG beside it."""
+def draw_line_noise(before_db: Sequence[float], after_db: Sequence[float | None], limit_db: float) -> str | None:
+    """Each recording's mains before and after, in order of before; above 0 dB it stands out of the EEG beside it.
+
+    Args:
+        before_db: For each recording.
+        after_db: For each recording; None where it was not cleaned.
+        limit_db: Of before.
+    """
     if not before_db:
         return None
 
     def draw(axes: Axes) -> None:
-        chosen = np.linspace(0, len(before_db) - 1, min(len(before_db), MOST_DOTS)).astype(int)
-        axes.plot(range(len(chosen)), np.sort(before_db)[chosen], "o", color=SOFT, markersize=4, label="before")
-        if after_db:
-            some = np.linspace(0, len(after_db) - 1, min(len(after_db), MOST_DOTS)).astype(int)
-            axes.plot(range(len(some)), np.sort(after_db)[some], "v", color=BLUE, markersize=4, label="after")
+        order = np.argsort(before_db, kind="stable")
+        chosen = order[np.linspace(0, len(order) - 1, min(len(order), MOST_DOTS)).astype(int)].tolist()
+        axes.plot([before_db[at] for at in chosen], "o", color=SOFT, markersize=4, label="before")
+        left = [(place, found) for place, at in enumerate(chosen) if (found := after_db[at]) is not None]
+        if left:
+            axes.plot(*zip(*left, strict=True), "v", color=BLUE, markersize=4, label="after")
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.axhline(limit_db, color=VERMILION, linestyle=(0, (4, 3)), linewidth=1.2)
         axes.annotate(
@@ -183,8 +194,9 @@ def draw_line_noise(before_db: Sequence[float], after_db: Sequence[float], limit
             fontsize=9,
             color=VERMILION,
         )
-        axes.set(xlabel="recordings, each line sorted", ylabel="mains over the EEG beside it (dB)")
-        axes.set_ylim(min(*before_db, *after_db, 0) - 5, max(*before_db, limit_db) + 8)
+        axes.set(xlabel="recordings, in order of mains before cleaning", ylabel="mains over the EEG beside it (dB)")
+        levels = [*before_db, *(found for _, found in left)]
+        axes.set_ylim(min(*levels, 0) - 5, max(*levels, limit_db) + 8)
         axes.set_xticks([])
         _legend_above(axes, 2)
 

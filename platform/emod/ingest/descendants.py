@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -19,11 +20,24 @@ from emod.storage import is_local, redact
 from emod.tracking import check_reachable
 from emod.tracking.runs import LINEAGE_TAGS
 
-__all__ = ["describe_descendants", "find_descendants"]
+__all__ = ["Descendants", "describe_descendants", "find_descendants"]
 
 
-def describe_descendants(runs_url: str | None, corpus: str, versions: Mapping[str, Manifest]) -> list[str]:
-    """What was trained on these versions, a line each; where nobody can be asked, how to look.
+@dataclass(frozen=True)
+class Descendants:
+    """What was trained on versions of a store.
+
+    Attributes:
+        lines: The answer; where nobody could be asked, how to look.
+        unknown: Why nobody could be asked, if so.
+    """
+
+    lines: tuple[str, ...]
+    unknown: str | None = None
+
+
+def describe_descendants(runs_url: str | None, corpus: str, versions: Mapping[str, Manifest]) -> Descendants:
+    """What was trained on these versions, a line each.
 
     Args:
         runs_url: Where runs lie: a local folder may hold MLflow's database. $MLFLOW_TRACKING_URI comes first.
@@ -31,7 +45,8 @@ def describe_descendants(runs_url: str | None, corpus: str, versions: Mapping[st
         versions: Name -> manifest.
     """
     if not versions:
-        return ["trained on them: nothing that is known, as no version holds them"]
+        what = "no version holds them, so nothing can be traced; what was removed with older versions was told then"
+        return Descendants((f"trained on them: {what}",))
     database = Path((runs_url or "").removeprefix("file://"), "mlflow.db")
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and runs_url and is_local(runs_url) and database.is_file():
@@ -46,12 +61,12 @@ def describe_descendants(runs_url: str | None, corpus: str, versions: Mapping[st
     except (RequestError, MlflowException) as error:
         reason = redact((str(error).splitlines() or [type(error).__name__])[0])
         tags = " or ".join(f"{manifest_tag} (for {corpora_tag})" for manifest_tag, corpora_tag in LINEAGE_TAGS)
-        return [
-            f"trained on them: unknown: {reason}",
+        look = (
             f"look for runs with {corpus} among their corpora whose tag {tags} is Manifest.hash_of these corpora in "
-            f"one of {', '.join(versions)}; for {corpus} alone: {', '.join(sorted(_hashes(corpus, versions)))}",
-        ]
-    return [f"trained on them: {line}" for line in found] or [f"trained on them: nothing that {redact(uri)} knows of"]
+            f"one of {', '.join(versions)}; for {corpus} alone: {', '.join(sorted(_hashes(corpus, versions)))}"
+        )
+        return Descendants((f"trained on them: unknown: {reason}", look), unknown=reason)
+    return Descendants(tuple(f"trained on them: {line}" for line in found or [f"nothing that {redact(uri)} knows of"]))
 
 
 def _hashes(corpus: str, versions: Mapping[str, Manifest]) -> set[str]:

@@ -12,6 +12,8 @@ change, or when the ingest that met it is run again before it has published.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +38,7 @@ from emod.shards import (
     Manifest,
     RecordingEntry,
     ShardEntry,
+    ShardStore,
     group_parts,
     newest_manifest,
     pack_shard,
@@ -44,7 +47,7 @@ from emod.shards import (
     write_part,
 )
 
-__all__ = ["IngestPlan", "ingest", "plan_ingest"]
+__all__ = ["IngestPlan", "check_cpus", "ingest", "plan_ingest"]
 
 # A recording that takes its worker with it every time would be tried for ever.
 _MOST_ATTEMPTS = 5
@@ -68,6 +71,7 @@ class IngestPlan:
         fingerprint: Of the treatment and the packing.
         marks: Key -> mark of each recording.
         entry: The store's entry where nothing changed, else None.
+        damaged: Files of the store's entry for which it is made again though nothing changed: missing or cut off.
     """
 
     corpus: str
@@ -81,6 +85,7 @@ class IngestPlan:
     fingerprint: str
     marks: dict[str, str]
     entry: CorpusEntry | None
+    damaged: tuple[str, ...] = ()
 
     def is_done_by(self, entry: CorpusEntry | None) -> bool:
         """Whether an entry was made from these very recordings in this very way."""
@@ -93,13 +98,15 @@ def plan_ingest(experiment: Experiment) -> list[IngestPlan]:
     """Lists what there is to do, decoding nothing.
 
     Raises:
-        RequestError: If an address is missing or holds nothing of its corpus, or a corpus lies where the store is.
+        RequestError: If an address is missing or holds nothing of its corpus, a corpus lies where the store is, or the
+            store holds other corpora cleaned with other settings.
     """
     store_url = experiment.addresses.store_url()
+    roots = {name: experiment.addresses.root_of(name) for name in experiment.corpora}
     current = newest_manifest(store_url)
+    _refuse_mixture(experiment, current)
     plans = []
-    for name in experiment.corpora:
-        root = experiment.addresses.root_of(name)
+    for name, root in roots.items():
         if storage.path_below(store_url, root) == "":
             raise RequestError(f"{store_url} is also addresses.data.{name}; give the store a folder of its own")
         corpus = open_corpus(name, root, strict=experiment.ingest.strict)
@@ -120,8 +127,16 @@ def plan_ingest(experiment: Experiment) -> list[IngestPlan]:
             marks=recording_marks(corpus, references, treated, objects),
             entry=current.corpora.get(name) if current else None,
         )
-        plans.append(plan if plan.is_done_by(plan.entry) else replace(plan, entry=None))
+        plans.append(_compared(plan, store_url, current))
     return plans
+
+
+def _compared(plan: IngestPlan, store_url: str, current: Manifest | None) -> IngestPlan:
+    """A plan with the store's entry where that was made from the same and is whole, else without."""
+    if current is None or not plan.is_done_by(plan.entry):
+        return replace(plan, entry=None)
+    damaged = ShardStore(store_url, current).damaged_files(plan.corpus)
+    return replace(plan, entry=None, damaged=damaged) if damaged else plan
 
 
 def _consenting(
@@ -151,13 +166,16 @@ def ingest(
     Returns:
         The store's newest manifest; the one that was there, if nothing had to be done.
 
+    What is damaged of a corpus that did not change is written again; its version stays where it comes out the same.
+
     Raises:
         DataError: If a corpus yields no window. Nothing is published then.
-        RequestError: If the store holds other corpora cleaned with other settings.
+        RequestError: If the store holds other corpora cleaned with other settings, or as `check_cpus`.
     """
     store_url = experiment.addresses.store_url()
-    _refuse_mixture(experiment, newest_manifest(store_url))
     todo = [plan for plan in plans if plan.entry is None]
+    if todo:
+        check_cpus(experiment)
     folders = [_staging(store_url, plan) for plan in todo]
     # What a store cannot do is found out before hours are spent.
     exclusive = bool(todo) and storage.honours_create(staging_url(store_url))
@@ -194,18 +212,53 @@ def ingest(
             f"{store_url}: an ingest with other signal settings has published at the same moment; run this one again"
         )
     with suppress(RequestError):  # all is published; what is left lying about is removed by the next
-        clear_staging(store_url, folders)
+        clear_staging(store_url, folders, [plan.corpus for plan in plans])
     return manifest
 
 
+def check_cpus(experiment: Experiment) -> None:
+    """Whether a recording gets the CPUs that it is to have: Ray waits for ever, and in silence, for what is not there.
+
+    Before Ray runs, it is compared with the cluster that Ray would start here. A cluster that is not this process' own
+    may grow, so there it is only said.
+
+    Raises:
+        RequestError: If no node has as many.
+    """
+    wanted, foreign = experiment.ingest.cpus_per_recording, bool(os.environ.get("RAY_ADDRESS"))
+    if ray.is_initialized():
+        # A task runs on one node, however many there are.
+        has = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    elif foreign:
+        return
+    else:
+        has = ray._private.utils.get_num_cpus()
+    if wanted <= has:
+        return
+    message = f"ingest.cpus_per_recording is {wanted:g} and the largest node of the cluster has {has:g} CPU"
+    if not foreign:
+        raise RequestError(f"{message}; set it to what is there")
+    print(f"{message}; waiting for it to grow", file=sys.stderr)
+
+
 def _refuse_mixture(experiment: Experiment, current: Manifest | None) -> None:
-    if current is None or current.settings == experiment.signal.model_dump(mode="json"):
+    asked = experiment.signal.model_dump(mode="json")
+    if current is None or current.settings == asked:
         return
     if kept := sorted(current.corpora.keys() - set(experiment.corpora)):
         raise RequestError(
-            f"{experiment.addresses.store_url()} holds {', '.join(kept)} cleaned with other signal settings; "
-            "ingest them together with these or choose another store"
+            f"{experiment.addresses.store_url()} holds {', '.join(kept)} cleaned with other signal settings: "
+            f"{'; '.join(_differences('signal', current.settings, asked))}; set them so, ingest all of its corpora "
+            "together, or choose another store"
         )
+
+
+def _differences(name: str, there: Any, asked: Any) -> list[str]:
+    """Each setting that differs, with both values."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        keys = sorted(there.keys() | asked.keys())
+        return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key), asked.get(key))]
+    return [] if there == asked else [f"{name} is {there} there and {asked} here"]
 
 
 def _refuse_problems(entry: CorpusEntry) -> None:
@@ -227,9 +280,13 @@ def _ingest_corpus(
             return _pack_corpus(experiment, plan, store_url, _finish_recordings(experiment, plan, on_recording))
         except storage.NoSuchObjectError:
             current = newest_manifest(store_url)
-            if current is not None and plan.is_done_by(entry := current.corpora.get(plan.corpus)):
-                assert entry is not None
-                return entry
+            done = (
+                _compared(replace(plan, entry=current.corpora.get(plan.corpus)), store_url, current)
+                if current
+                else plan
+            )
+            if done.entry is not None:
+                return done.entry
     raise DataError(
         f"{_staging(store_url, plan)}: finished recordings vanish from it; see what removes them, then run again"
     )

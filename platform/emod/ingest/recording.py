@@ -89,7 +89,9 @@ def make_windows(recording: Recording, catalog: CorpusCatalog, settings: SignalS
         starts = window_starts(start, stop, length)
         if not starts:
             seconds = (stop - start) / cleaned.sfreq_hz
-            message = f"{seconds:.2f} s hold no window of {settings.window_s:g} s; lower signal.window_s to use it"
+            message = (
+                f"{seconds:.2f} s hold no window of {settings.window_s:g} s; to use it: --set signal.window_s=SECONDS"
+            )
             problems.append(Problem(source, subject, span.trial, "short", message))
         left_out: dict[str, list[float]] = {}
         for index, first in enumerate(starts):
@@ -179,13 +181,14 @@ def _why(code: str, settings: SignalSettings) -> str:
     return {
         "flat": "flat after cleaning; check the electrodes",
         "bad_electrodes": f"more than {quality.most_interpolated:.0%} of the electrodes are flat or noisy there; "
-        "check the cap, or raise signal.quality.most_interpolated",
+        "check the cap, or raise the share: --set signal.quality.most_interpolated=SHARE",
         "saturated": f"more than {quality.saturated_share:.1%} of the samples lie at the recorder's rail; lower the "
-        "recorder's gain, or set signal.quality.saturated to keep",
-        "gross": f"above {quality.peak_uv:g} uV after cleaning; look at the trial, or raise signal.quality.peak_uv",
+        "recorder's gain, or use them: --set signal.quality.saturated=keep",
+        "gross": f"above {quality.peak_uv:g} uV after cleaning; look at the trial, or raise the "
+        "limit: --set signal.quality.peak_uv=MICROVOLT",
         "clipped": f"more than {quality.clipped_share:.1%} of the values exceed {settings.clip:g} robust scales; look "
-        "at the trial, or set signal.quality.clipped to keep",
-        "line_noise": "record away from mains, or set signal.quality.line_noise to keep",
+        "at the trial, or use them: --set signal.quality.clipped=keep",
+        "line_noise": "record away from mains, or use it: --set signal.quality.line_noise=keep",
     }[code]
 
 

@@ -7,14 +7,18 @@ an object holds is text.
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from emod import storage
 from emod.affect import N_REGIONS
@@ -64,27 +68,27 @@ MEANING_OF_CODE: dict[str, tuple[str, str]] = {
     ),
     "disputed": ("Used, though other public tools leave it out; nobody says why.", "Look at it, and decide."),
     "left_out": ("Known to its owner as unusable; left out on purpose.", "Nothing."),
-    "short": ("A trial is shorter than one window.", "Lower signal.window_s to use it."),
+    "short": ("A trial is shorter than one window.", "Lower it to use the trial: --set signal.window_s=SECONDS."),
     "bad_electrodes": (
         "More electrodes were flat or noisy at a time than can be interpolated; the windows, or the whole recording, "
         "were rejected.",
-        "Look at the cap; raise signal.quality.most_interpolated to use them all the same.",
+        "Look at the cap; raise the share to use them all the same: --set signal.quality.most_interpolated=SHARE.",
     ),
     "saturated": (
         "Samples stand at the recorder's rail: the true voltage is not known there. The windows were rejected.",
-        "Record with less gain, or set signal.quality.saturated to keep.",
+        "Record with less gain, or use them as they are: --set signal.quality.saturated=keep.",
     ),
     "gross": (
         "Voltages after cleaning that no brain makes: movement or a loose electrode. The windows were rejected.",
-        "Look at the trial; raise signal.quality.peak_uv or set signal.quality.gross to keep to use it.",
+        "Look at the trial; to use it, --set signal.quality.peak_uv=MICROVOLT or --set signal.quality.gross=keep.",
     ),
     "clipped": (
         "Too much of a window lies beyond the range in which windows are stored. The windows were rejected.",
-        "Look at the trial, or set signal.quality.clipped to keep.",
+        "Look at the trial, or use them as they are: --set signal.quality.clipped=keep.",
     ),
     "line_noise": (
         "Mains stands out more than allowed; the recording was rejected.",
-        "Set signal.quality.line_noise to keep: the band-pass removes mains.",
+        "Use it with --set signal.quality.line_noise=keep; a signal.band_hz that ends below mains takes mains out.",
     ),
 }
 _UNKNOWN_CODE = ("No explanation is known for this code.", "See the message.")
@@ -92,6 +96,8 @@ _UNKNOWN_CODE = ("No explanation is known for this code.", "See the message.")
 _KNOWN = "left_out"
 _MOST_ITEMS = 200
 _MOST_REASONS = 4
+# After cleaning mains is one line of the spectrum, which in a short recording is off by some 5 dB by chance.
+_STANDS_OUT_DB = 6.0
 _STAGES = {
     "band_pass": "band-pass filter",
     "high_pass": "high-pass filter",
@@ -120,6 +126,27 @@ class _Corpus:
     findings: dict[str, dict[str, Any]]
     settings: SignalSettings
 
+    @property
+    def mains_hz(self) -> float:
+        """Of the place of recording; 50 Hz where no catalog says."""
+        return 50.0 if self.catalog is None else float(self.catalog.mains_hz)
+
+    @cached_property
+    def kept_beyond(self) -> dict[tuple[str, str], Counter[str]]:
+        """(subject, session) -> code -> windows in the store beyond a limit: those under ``reject`` are not there."""
+        quality = self.settings.quality
+        limits = {
+            "clipped": ("clipped_share", quality.clipped_share),
+            "saturated": ("saturated_share", quality.saturated_share),
+            "gross": ("peak_uv", quality.peak_uv),
+        }
+        keys = _keys(self.metadata)
+        found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for code, (column, limit) in limits.items():
+            for at in np.flatnonzero(self.metadata[column].to_numpy() > limit).tolist():
+                found[keys[at][:2]][code] += 1
+        return found
+
     def light(self, finding: Mapping[str, Any]) -> tuple[Light, list[str]]:
         """One recording's traffic light, and what stands behind it."""
         reasons = []
@@ -137,10 +164,15 @@ class _Corpus:
         windows = finding.get("windows") or {}
         for code, count in (windows.get("rejected") or {}).items():
             reasons.append(f"{count:,} windows rejected ({code})")
+        for code, count in self.kept_beyond.get((finding["subject"], finding["session"]), {}).items():
+            reasons.append(f"{_count(count, 'window')} beyond the limit kept ({code})")
         line = finding.get("line_noise_db")
         if line and line["before"] > self.settings.quality.line_noise_db:
             reasons.append(f"mains {line['before']:+.0f} dB before cleaning")
-        told = Counter(problem["code"] for problem in finding.get("problems", []) if problem["code"] != _KNOWN)
+        if line and line["after"] is not None and line["after"] > _STANDS_OUT_DB:
+            reasons.append(f"mains {line['after']:+.0f} dB after cleaning")
+        problems = _join_labels(finding.get("problems", []))
+        told = Counter(problem["code"] for problem in problems if problem["code"] != _KNOWN)
         for code, count in told.items():
             if code not in (windows.get("rejected") or {}):
                 reasons.append(f"{count} × {code}")
@@ -160,16 +192,28 @@ def report_url(store: ShardStore) -> str:
     return storage.join(store.url, report_path(store.manifest))
 
 
-def write_report(store: ShardStore) -> str:
-    """Writes the report of this version, unless it is there, and returns its URL."""
+def write_report(store: ShardStore, experiment: str | None = None) -> str:
+    """Writes the report of this version, unless it is there, and returns its URL.
+
+    Args:
+        store: The store, opened at this version.
+        experiment: Name of the experiment that brought the version, if one did.
+    """
     url = report_url(store)
     if not storage.exists(url):
-        storage.write_bytes(url, render_report(store).encode())
+        now = datetime.now().astimezone()
+        storage.write_bytes(url, render_report(store, experiment=experiment, when=now).encode())
     return url
 
 
-def render_report(store: ShardStore) -> str:
-    """The report as one HTML document. Equal stores give equal documents."""
+def render_report(store: ShardStore, *, experiment: str | None = None, when: datetime | None = None) -> str:
+    """The report as one HTML document. Equal stores and arguments give equal documents.
+
+    Args:
+        store: The store, opened at the version to tell of.
+        experiment: Name of the experiment that brought this version, for the head of the page.
+        when: When it did, for the head of the page.
+    """
     manifest = store.manifest
     settings = SignalSettings.model_validate(manifest.settings)
     corpora = []
@@ -196,11 +240,21 @@ def render_report(store: ShardStore) -> str:
     _add(
         header,
         "p",
-        f"Version {manifest.version} of {storage.redact(store.url)}, written by emod {manifest.emod_version}. "
         f"{_count(sum(corpus.entry.n_windows for corpus in corpora), 'window')} from "
         f"{_count(len(corpora), 'corpus', 'corpora')}.",
         cls="lead",
     )
+    facts = _add(header, "dl", cls="facts")
+    for word, meaning in (
+        ("written", when and f"{when:%Y-%m-%d %H:%M %Z}".strip()),
+        ("experiment", experiment),
+        ("store", f"{storage.redact(store.url)}, version {manifest.version}"),
+        ("emod", manifest.emod_version),
+        *((f"data of {corpus.name}", _folder(corpus.metadata)) for corpus in corpora),
+    ):
+        if meaning:
+            _add(facts, "dt", word)
+            _add(facts, "dd", meaning)
     if simulated:
         banner = _add(header, "div", cls="simulated", role="note")
         _add(banner, "strong", "SIMULATED RECORDINGS")
@@ -229,14 +283,14 @@ def _add_overview(parent: ET.Element, corpora: Sequence[_Corpus]) -> None:
                 f"{len({key[:2] for key in keys}):,}",
                 f"{len(set(keys)):,}",
                 f"{corpus.entry.n_windows:,}",
-                f"{corpus.entry.n_windows * corpus.entry.window_s / 3600:.1f}",
+                _duration(corpus.entry.n_windows * corpus.entry.window_s),
                 f"{lights['good']:,}",
                 f"{lights['look']:,}",
                 f"{lights['unused']:,}",
-                f"{sum(problem['code'] != _KNOWN for problem in corpus.entry.problems):,}",
+                f"{sum(problem['code'] != _KNOWN for problem in _join_labels(corpus.entry.problems)):,}",
             )
         )
-    names = "corpus,origin,subjects,sessions,trials,windows,hours,✔ good,◐ look,✖ not used,problems"
+    names = "corpus,origin,subjects,sessions,trials,windows,duration,✔ good,◐ look,✖ not used,problems"
     _table(_add(section, "div", cls="wide"), names.split(","), rows, text=2)
     _add(section, "p", "✔ ◐ ✖ count recordings: one session of one subject each.", cls="note")
 
@@ -253,10 +307,14 @@ def _add_settings(parent: ET.Element, settings: SignalSettings) -> None:
         "keep": "is kept as it is",
     }
     lines = [
-        f"Band-pass {low:g}-{high:g} Hz, zero phase, so that mains is removed." if settings.band_pass else None,
+        f"Band-pass {low:g}-{high:g} Hz, zero phase, as far as a corpus' sampling rate allows; each corpus below says "
+        "which band it got, and whether mains lies in it."
+        if settings.band_pass
+        else "No filter.",
         f"A flat electrode (moves by less than {quality.flat_uv:g} µV within a second): {bad[quality.flat]}.",
         f"A noisy electrode (louder than the others by {quality.noisy_z:g} robust standard deviations, and unlike its "
-        f"neighbours: correlation below {quality.noisy_correlation:g}): {bad[quality.noisy]}.",
+        f"neighbours: correlation below {quality.noisy_correlation:g}; or {quality.noisy_gain:g} times as loud as the "
+        f"median electrode and as its neighbours): {bad[quality.noisy]}.",
         "Average reference over all electrodes." if settings.reference == "average" else "The recorder's reference.",
         f"Independent components of {kinds} artefacts removed, unless the corpus' owner had removed them."
         if ica.enabled
@@ -268,8 +326,10 @@ def _add_settings(parent: ET.Element, settings: SignalSettings) -> None:
     ]
     listing = _add(section, "ol")
     for line in lines:
-        if line is not None:
-            _add(listing, "li", line)
+        _add(listing, "li", line)
+    note = _add(section, "p", "Each is a setting of the experiment, changed for one run by ", cls="note")
+    code = _add(note, "code", "python jobs/ingest.py --experiment NAME --set signal.quality.saturated=keep")
+    code.tail = " and the like; --dry-run prints them all. What they change is computed again."
 
 
 def _rejections(settings: SignalSettings) -> str:
@@ -298,6 +358,8 @@ def _add_corpus(parent: ET.Element, corpus: _Corpus) -> None:
             f"Its owner had applied: {owner.replace('_', ' ')}." if owner else "Published as recorded."
         )
     _add(section, "p", facts, cls="lead")
+    if words := _passed(corpus):
+        _add(section, "p", words)
     grid = _add(section, "div", cls="pair")
     _add_counts(grid, corpus)
     _add_coverage(grid, corpus)
@@ -307,6 +369,36 @@ def _add_corpus(parent: ET.Element, corpus: _Corpus) -> None:
     else:
         _add(section, "p", "No measurements of single recordings were stored with this version.", cls="note")
     _add_problems(section, entry.problems)
+
+
+def _passed(corpus: _Corpus) -> str:
+    """Which band the recordings of a corpus got, and what that means for mains."""
+    entry, settings = corpus.entry, corpus.settings
+    stages = entry.cleaning["stages"]
+    low, high = settings.band_hz
+    nyquist_hz, mains_hz = entry.sfreq_hz / 2, corpus.mains_hz
+    applied = {
+        f"band-pass {low:g}-{high:g} Hz": stages.get("band_pass", 0),
+        f"high-pass at {low:g} Hz only, as the band's end, {high:g} Hz, is too high for their rate": stages.get(
+            "high_pass", 0
+        ),
+    }
+    open_above = not stages.get("band_pass") or bool(stages.get("high_pass"))
+    got = {words: count for words, count in applied.items() if count}
+    if len(got) > 1:
+        words = "Filter: " + "; ".join(f"{words} ({_count(count, 'recording')})" for words, count in got.items())
+    else:
+        words = f"Filter: {next(iter(got), 'none')}"
+    ends = f" What is stored ends at {nyquist_hz:g} Hz." if open_above or nyquist_hz < high else ""
+    if mains_hz >= nyquist_hz:
+        mains = f"lies beyond what is stored at {entry.sfreq_hz:g} Hz"
+    elif open_above or mains_hz <= high:
+        mains = "lies in the pass band: the filter leaves it as it is"
+    elif mains_hz >= high + settings.top_transition_hz:
+        mains = "lies in the stop band: it is removed"
+    else:
+        mains = "lies on the filter's slope: it is weakened only"
+    return f"{words}.{ends} Mains, {mains_hz:g} Hz, {mains}."
 
 
 def _add_counts(parent: ET.Element, corpus: _Corpus) -> None:
@@ -419,7 +511,7 @@ def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
     entry, settings = corpus.entry, corpus.settings
     findings = list(corpus.findings.values())
     measured = [finding for finding in findings if finding.get("electrodes") is not None]
-    mains_hz = 50.0 if corpus.catalog is None else float(corpus.catalog.mains_hz)
+    mains_hz = corpus.mains_hz
     shares: dict[str, float] = defaultdict(float)
     for finding in measured:
         for what in ("flat", "noisy"):
@@ -461,7 +553,7 @@ def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
         "Line noise",
         pictures.draw_line_noise(
             [line["before"] for line in lines],
-            [line["after"] for line in lines if line["after"] is not None],
+            [line["after"] for line in lines],
             settings.quality.line_noise_db,
         ),
         f"Power at {mains_hz:g} Hz over that 2 to 5 Hz away (after cleaning: over 40-45 Hz); the median electrode.",
@@ -495,7 +587,6 @@ def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
         windows = finding.get("windows") or {"kept": finding["n_windows"], "rejected": {}}
         line = finding.get("line_noise_db")
         ranges = finding.get("range_uv") or {}
-        removed = Counter(one["kind"] for one in (finding.get("components") or {}).get("removed", []))
         more = f"; and {len(reasons) - _MOST_REASONS} more" if len(reasons) > _MOST_REASONS else ""
         rows.append(
             (
@@ -506,7 +597,7 @@ def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
                 f"{sum(windows['rejected'].values()):,}",
                 _arrow(*(ranges.get(when) and f"{ranges[when][2]:.0f}" for when in ("before", "after"))),
                 _arrow(*(f"{line[w]:+.0f}" if line and line[w] is not None else None for w in ("before", "after"))),
-                ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "none",
+                _components(finding.get("components")),
                 "; ".join(reasons[:_MOST_REASONS]) + more,
             )
         )
@@ -516,7 +607,8 @@ def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
         parent,
         "p",
         "Range: an electrode's median peak-to-peak range within two seconds, before → after cleaning. Mains: over the "
-        "EEG beside it, before → after.",
+        "EEG beside it, before → after. Windows beyond a limit are left out by --set signal.quality.clipped=reject; "
+        "gross and saturated likewise.",
         cls="note",
     )
 
@@ -527,7 +619,7 @@ def _add_problems(parent: ET.Element, problems: Sequence[Mapping[str, str | None
         _add(parent, "p", "None.")
         return
     groups: dict[str, list[Mapping[str, str | None]]] = defaultdict(list)
-    for problem in problems:
+    for problem in _join_labels(problems):
         groups[problem.get("code") or ""].append(problem)
     for code, found in sorted(groups.items(), key=lambda item: (item[0] == _KNOWN, -len(item[1]), item[0])):
         meaning, cure = MEANING_OF_CODE.get(code, _UNKNOWN_CODE)
@@ -562,8 +654,8 @@ def _add_glossary(parent: ET.Element, settings: SignalSettings) -> None:
         ("flat", f"An electrode that moves by less than {settings.quality.flat_uv:g} µV within a second."),
         (
             "noisy",
-            "An electrode both louder than the others and unlike what its neighbours predict, for about half a "
-            "minute. Blinks and muscles do not make an electrode noisy.",
+            "An electrode louder than the others and unlike what its neighbours predict, or far louder than both, for "
+            "about half a minute. Blinks and muscles do not make an electrode noisy.",
         ),
         ("interpolated", "Replaced by what the other electrodes predict for its place, for as long as it is bad."),
         ("rail", "The largest or smallest value a recorder can store. An electrode that stays there is saturated."),
@@ -587,6 +679,50 @@ def _add_glossary(parent: ET.Element, settings: SignalSettings) -> None:
 
 def _keys(metadata: pa.Table) -> list[tuple[str, str, str]]:
     return list(zip(*(metadata[name].to_pylist() for name in ("subject", "session", "trial")), strict=True))
+
+
+def _folder(metadata: pa.Table) -> str:
+    """The innermost folder that holds all the objects windows came from, without secrets; empty if there is none."""
+    folders = {source.rpartition("/")[0] for source in pc.unique(metadata["source"]).to_pylist()}
+    parts = [folder.split("/") for folder in folders]
+    same = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return storage.redact("/".join(level[0] for level in same))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def _components(told: Mapping[str, Any] | None) -> str:
+    """What ICA took out of a recording: none of them, or it was not fitted."""
+    if told is None or told["fitted"] is None:
+        return "not fitted"
+    removed = Counter(one["kind"] for one in told["removed"])
+    return ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "none"
+
+
+def _join_labels(problems: Iterable[Mapping[str, str | None]]) -> list[Mapping[str, str | None]]:
+    """The problems, where a label that could not be used also says what contradicts it: a trial is told of once."""
+    told = list(problems)
+    refused: dict[Any, list[str]] = {_place(one): [] for one in told if one["code"] == "label" and one["trial"]}
+    kept = []
+    for problem in told:
+        if problem["code"] == "label_disagreement" and (also := refused.get(_place(problem))) is not None:
+            also.append(problem["message"] or "")
+        else:
+            kept.append(problem)
+    return [
+        {**problem, "message": "; also: ".join([problem["message"] or "", *refused[_place(problem)]])}
+        if problem["code"] == "label" and problem["trial"]
+        else problem
+        for problem in kept
+    ]
+
+
+def _place(problem: Mapping[str, str | None]) -> tuple[str | None, ...]:
+    return problem["source"], problem["subject"], problem["trial"]
 
 
 def _range_words(measured: Sequence[Mapping[str, Any]]) -> str:
@@ -698,6 +834,7 @@ a { color: var(--accent); }
 code { font: .95em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 .kicker { margin: 0; font-size: .8rem; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); }
 .lead { color: var(--soft); overflow-wrap: anywhere; }
+.facts { font-size: .9rem; gap: .1rem 1.2rem; margin: .6rem 0 0; overflow-wrap: anywhere; }
 .note, figcaption { font-size: .86rem; color: var(--soft); }
 section { margin-top: 2.2rem; }
 section.corpus { padding-top: 1.6rem; border-top: 3px solid var(--ink); }

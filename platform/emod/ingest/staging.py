@@ -1,24 +1,27 @@
 """Where an ingest keeps finished recordings until it publishes, and how folders that nobody needs are told apart.
 
-A running ingest writes a sign of life into each of its folders every minute. A folder in which nothing has been written
-for ten minutes, by the store's own clock, belongs to an ingest that is gone; the next one that finishes removes it. An
-ingest that was only asleep for so long finds its parts gone and computes them again: nothing wrong can come of it.
+A running ingest writes a sign of life into each of its folders every minute, and takes it away when it ends, however it
+does, if it still can. A folder in which nothing has been written for ten minutes, by the store's own clock, belongs to
+an ingest that is gone; the next one that finishes removes it. One that has published a corpus has replaced what others
+began of it, so of that corpus it removes what bears no sign, or none for three minutes. An ingest that was only asleep
+for so long finds its parts gone and computes them again: nothing wrong can come of it.
 """
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from emod import storage
 from emod.errors import RequestError
 
-__all__ = ["SIGN_EVERY_S", "SILENCE_S", "clear_staging", "signs_of_life", "staging_url"]
+__all__ = ["REPLACED_SILENCE_S", "SIGN_EVERY_S", "SILENCE_S", "clear_staging", "signs_of_life", "staging_url"]
 
 SIGN_EVERY_S = 60.0
 SILENCE_S = 600.0
+REPLACED_SILENCE_S = 180.0
 
 _FOLDER = "staging"
 _SIGN = "alive"
@@ -53,15 +56,19 @@ def signs_of_life(folders: Sequence[str]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        for folder in folders:
+            with suppress(RequestError):
+                storage.remove_folder(storage.join(folder, _SIGN))
 
 
-def clear_staging(store_url: str, own: Sequence[str] = ()) -> None:
+def clear_staging(store_url: str, own: Sequence[str] = (), published: Collection[str] = ()) -> None:
     """Removes what nobody can need: these folders, whatever has been silent, and half-written files of a local store.
 
     Args:
         store_url: The store.
         own: Folders of recordings that are published now. An ingest of the very same recordings that runs beside this
             one finds them in the store instead.
+        published: Corpora that the store has now as they were asked for.
     """
     for folder in own:
         storage.remove_folder(folder)
@@ -81,7 +88,10 @@ def clear_staging(store_url: str, own: Sequence[str] = ()) -> None:
         folder = path.partition("/")[0]
         newest[folder] = max(newest.get(folder, 0.0), now_s if found.changed_s is None else found.changed_s)
     for folder, changed_s in newest.items():
-        if folder != clock and now_s - changed_s > SILENCE_S:
+        replaced = folder.rpartition("-")[0] in published
+        signed = f"{folder}/{_SIGN}" in objects
+        silent_s = now_s - changed_s
+        if folder != clock and (silent_s > SILENCE_S or (replaced and not (signed and silent_s <= REPLACED_SILENCE_S))):
             storage.remove_folder(staging_url(store_url, folder))
     if storage.is_local(store_url):
         for path, found in storage.list_objects(store_url).items():

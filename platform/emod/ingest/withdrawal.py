@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,29 @@ from emod.shards import (
     read_part_summary,
 )
 
-__all__ = ["Remains", "check_subjects", "entry_without", "find_remains", "purge", "withdraw", "withdrawal_problem"]
+__all__ = [
+    "Remains",
+    "check_subjects",
+    "entry_without",
+    "find_remains",
+    "purge",
+    "subject_ids",
+    "withdraw",
+    "withdrawal_problem",
+]
+
+# Its folders bear participants' names, which stay with whoever typed them.
+_NAMED = "mped"
+_PSEUDONYM = re.compile(r"m\d{10}")
+
+
+def subject_ids(corpus: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Ids as the store holds them, sorted. Of MPED the name of a folder becomes its pseudonym; it is told nowhere."""
+    if corpus != _NAMED:
+        return tuple(sorted(set(given)))
+    from emod.corpora.mped import pseudonym
+
+    return tuple(sorted({name if _PSEUDONYM.fullmatch(name) else pseudonym(name) for name in given}))
 
 
 def withdrawal_problem(source: str, subject: str) -> Problem:
@@ -99,6 +122,8 @@ def check_subjects(store_url: str, corpus: str, subjects: Sequence[str]) -> tupl
         if subject not in counts:
             near = difflib.get_close_matches(subject, counts, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
+            if corpus == _NAMED:  # one pseudonym that looks like another is somebody else's
+                hint = "give the name exactly as its folder has it, or the pseudonym; "
             raise RequestError(
                 f"subject {subject!r} is not in corpus {corpus} of {storage.redact(store_url)}; {hint}it holds "
                 f"{', '.join(sorted(counts))}"

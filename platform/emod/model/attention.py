@@ -59,10 +59,12 @@ class AxialLayer(nn.Module):
 
     def __init__(self, config: EmodConfig, number: int = 0) -> None:
         super().__init__()
-        self.spatial_norm = nn.LayerNorm(config.width)
-        self.spatial = AxialAttention(config.width, config.heads)
-        self.temporal_norm = nn.LayerNorm(config.width)
-        self.temporal = AxialAttention(config.width, config.heads, config.max_offset)
+        spatial, temporal = config.without != "spatial_attention", config.without != "temporal_attention"
+        max_offset = config.max_offset if config.without != "relative_encoding" else None
+        self.spatial_norm = nn.LayerNorm(config.width) if spatial else None
+        self.spatial = AxialAttention(config.width, config.heads) if spatial else None
+        self.temporal_norm = nn.LayerNorm(config.width) if temporal else None
+        self.temporal = AxialAttention(config.width, config.heads, max_offset) if temporal else None
         self.feed_forward_norm = nn.LayerNorm(config.width)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, config.feed_forward),
@@ -78,9 +80,11 @@ class AxialLayer(nn.Module):
         expand, _, drop_hidden, contract = self.feed_forward
         assert isinstance(contract, nn.Linear)
         assert isinstance(drop_hidden, WindowDropout)
-        tokens = tokens + drop_spatial(self.spatial(self.spatial_norm(tokens)), keys)
-        by_electrode = self.temporal_norm(tokens).flatten(0, 1).unsqueeze(2)
-        tokens = tokens + drop_temporal(self.temporal(by_electrode).view(tokens.shape), keys)
+        if self.spatial is not None and self.spatial_norm is not None:
+            tokens = tokens + drop_spatial(self.spatial(self.spatial_norm(tokens)), keys)
+        if self.temporal is not None and self.temporal_norm is not None:
+            by_electrode = self.temporal_norm(tokens).flatten(0, 1).unsqueeze(2)
+            tokens = tokens + drop_temporal(self.temporal(by_electrode).view(tokens.shape), keys)
         hidden = expand(self.feed_forward_norm(tokens))
         keep = drop_hidden.keep(hidden, keys)
         contracted = contract_hidden(hidden, keep, drop_hidden.scale, contract.weight, contract.bias)

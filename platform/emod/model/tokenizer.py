@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from emod.catalog.model import EmodConfig
 from emod.model.electrodes import ElectrodeEmbedding
 from emod.model.pooled_convolution import fold_norm, pooled_convolution, takes
+from emod.signal.montage import canonical_names
 
 
 class ConvolutionBranch(nn.Module):
@@ -53,10 +54,11 @@ class TripleDomainEncoder(nn.Module):
 
     def __init__(self, config: EmodConfig) -> None:
         super().__init__()
-        self.temporal = ConvolutionBranch(config)
-        self.spectral = ConvolutionBranch(config)
-        self.fusion = nn.Linear(2 * config.width, config.width)
-        self.electrodes = ElectrodeEmbedding(config.width)
+        self.temporal = ConvolutionBranch(config) if config.without != "temporal_tokens" else None
+        self.spectral = ConvolutionBranch(config) if config.without != "spectral_tokens" else None
+        domains = (self.temporal is not None) + (self.spectral is not None)
+        self.fusion = nn.Linear(domains * config.width, config.width)
+        self.electrodes = ElectrodeEmbedding(config.width) if config.without != "electrode_embedding" else None
 
     def forward(self, eeg: Tensor, channels: Sequence[str], n_tokens: int) -> Tensor:
         """Encode a batch of windows that share electrodes.
@@ -72,7 +74,14 @@ class TripleDomainEncoder(nn.Module):
         Returns:
             (B, C, N, D).
         """
-        spectrum = torch.fft.rfft(eeg, norm="forward").real
-        domains = torch.cat([self.temporal(eeg, n_tokens), self.spectral(spectrum, n_tokens)], dim=-1)
+        domains = []
+        if self.temporal is not None:
+            domains.append(self.temporal(eeg, n_tokens))
+        if self.spectral is not None:
+            domains.append(self.spectral(torch.fft.rfft(eeg, norm="forward").real, n_tokens))
+        tokens = F.gelu(self.fusion(torch.cat(domains, dim=-1)))
+        if self.electrodes is None:
+            canonical_names(channels)  # unknown electrodes are refused all the same
+            return tokens
         site: Tensor = self.electrodes(channels)
-        return F.gelu(self.fusion(domains)) + site.unsqueeze(1)
+        return tokens + site.unsqueeze(1)

@@ -11,9 +11,10 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["ShardStore", "cached_copy"]
+
+_READS_AT_ONCE = 16
 
 
 def cached_copy(path: str, sha256: str) -> Path:
@@ -116,10 +119,13 @@ class ShardStore:
             (n, C, T) float32.
 
         Raises:
+            ValueError: If the unit is neither.
             IndexError: If a row is out of range, or no row number at all: a mask, a fraction.
             DataError: If a shard is missing, or cannot be opened. Only `verify` and the download of a remote shard
                 compare checksums.
         """
+        if unit not in ("normalised", "uv"):
+            raise ValueError(f"unit {unit!r} is none that windows come in; give 'normalised' or 'uv' (microvolt)")
         reader = self._reader(corpus)
         given = np.asarray(rows)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
@@ -129,6 +135,32 @@ class ShardStore:
         if unit == "uv":
             windows *= reader.scale_uv[wanted, None, None]
         return windows
+
+    def damaged_files(self, corpus: str) -> tuple[str, ...]:
+        """Files of a corpus that are missing, cut off or not what the manifest says, as paths below the store.
+
+        Of tensors, which are large, the size is compared; `verify` reads them.
+        """
+        entry = self._entry(corpus)
+        folders = {
+            str(PurePosixPath(path).parent) for shard in entry.shards for path in (shard.tensors, shard.metadata)
+        }
+        sizes: dict[str, int] = {}
+        for folder in folders:
+            if storage.exists(url := storage.join(self.url, folder)):
+                sizes |= {f"{folder}/{name}": size for name, size in storage.list_files(url, recursive=False).items()}
+        small = {shard.metadata: shard.metadata_sha256 for shard in entry.shards}
+        with ThreadPoolExecutor(_READS_AT_ONCE) as reads:
+            right = reads.map(lambda item: item[0] in sizes and self._sha256(item[0]) == item[1], small.items())
+            damaged = [path for path, whole in zip(small, right, strict=True) if not whole]
+        damaged += [shard.tensors for shard in entry.shards if sizes.get(shard.tensors) != shard.tensors_bytes]
+        if entry.quality is not None and self._verify_quality(entry.quality):
+            damaged.append(entry.quality)
+        return tuple(sorted(damaged))
+
+    def _sha256(self, path: str) -> str:
+        with storage.open_binary(storage.join(self.url, path)) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def verify(self) -> list[str]:
         """Recomputes every checksum and row count; an empty list means the store is whole."""
@@ -149,8 +181,7 @@ class ShardStore:
     def _verify_quality(self, path: str) -> list[str]:
         """The name holds the checksum."""
         try:
-            with storage.open_binary(storage.join(self.url, path)) as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()[:16]  # type: ignore[arg-type]
+            found = self._sha256(path)[:16]
         except RequestError as error:
             return [f"{path}: missing ({error})"]
         if Path(path).stem.endswith(f"-{found}"):
@@ -245,7 +276,7 @@ class _CorpusReader:
         if local.is_file():
             return str(local)
         if not storage.exists(url):
-            what = "a shard of the manifest is missing; restore it or run jobs/ingest.py again into another store"
+            what = "a shard of the manifest is missing; restore it or run jobs/ingest.py again"
             raise DataError(f"{storage.redact(url)}: {what}")
         # Recordings of people: nobody else on this machine may read the copies.
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)

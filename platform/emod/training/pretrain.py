@@ -75,8 +75,10 @@ def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fr
 
 def count_steps(experiment: Experiment, store: ShardStore) -> int:
     """Optimiser steps of the whole run."""
-    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
     settings = experiment.pretrain
+    if settings.objective == "scratch":
+        return 0
+    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
     return settings.epochs * (settings.steps_per_epoch or make_plan(corpora, settings, experiment.seed).steps_per_epoch)
 
 
@@ -129,6 +131,31 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
     settings = experiment.pretrain
     runs_url = experiment.addresses.runs_url()
     held_out = claim_pretraining(experiment, store)
+    seen: dict[str, tuple[str, ...]] = {}
+    if settings.objective == "scratch":
+        torch.manual_seed(experiment.seed)
+        model = Emod(experiment.model)
+    else:
+        model = _launch(experiment, store, held_out, tracking, advance)
+        seen = {
+            name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
+            for name in experiment.corpora
+        }
+    lineage = store.manifest.hash_of(experiment.corpora)
+    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora))
+    _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
+    return pretrained
+
+
+def _launch(
+    experiment: Experiment,
+    store: ShardStore,
+    held_out: dict[str, frozenset[str]],
+    tracking: tuple[str, str],
+    advance: Tick,
+) -> Emod:
+    """The trained network."""
+    settings = experiment.pretrain
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
@@ -139,7 +166,7 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         _pretrain_worker,
         config,
         run_name=settings.run_name,
-        runs_url=runs_url,
+        runs_url=experiment.addresses.runs_url(),
         resources=TrainResources(settings.workers, settings.cpus_per_worker, settings.gpu, settings.max_failures),
         advance=advance,
     )
@@ -147,14 +174,7 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
     model = Emod(experiment.model)
     with result.checkpoint.as_directory() as folder:
         load_weights(Path(folder), model)
-    seen = {
-        name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
-        for name in experiment.corpora
-    }
-    lineage = store.manifest.hash_of(experiment.corpora)
-    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora))
-    _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
-    return pretrained
+    return model
 
 
 def load_pretrained(runs_url: str, run_name: str) -> Pretrained:

@@ -24,8 +24,8 @@ from emod.affect import N_REGIONS, va_region
 from emod.catalog import EmodConfig, PretrainSettings
 from emod.errors import DataError
 from emod.model import Emod
-from emod.model.dropout import GOLDEN
-from emod.objective import contrastive_loss, gather_rows, va_weights
+from emod.model.dropout import GOLDEN, mix
+from emod.objective import augment, contrastive_loss, gather_rows, same_id_weights, va_weights
 from emod.sampling import RegionBalancedPlan
 from emod.shards import ShardStore
 
@@ -133,13 +133,14 @@ class Pretrainer:
         self._world_size = 1 if group is None else dist.get_world_size(group)
         self.plan = make_plan(corpora, settings, seed)
         self.steps_per_epoch = settings.steps_per_epoch or self.plan.steps_per_epoch
-        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.total_steps = 0 if settings.objective == "scratch" else settings.epochs * self.steps_per_epoch
         torch.manual_seed(seed)
         self.model = Emod(config).to(device)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.next_step = 0
+        self._by_distance = settings.objective == "soft_va"
 
     def learning_rate(self, step: int) -> float:
         """Cosine from the first rate to the last over all steps, in closed form, so that any step can be resumed at."""
@@ -153,6 +154,8 @@ class Pretrainer:
             DataError: If the loss is not finite; it names the step and the windows of the batch.
         """
         self.model.train()
+        if self.next_step >= self.total_steps:
+            return
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting: Future[list[_Part]] = reader.submit(self._read, self.next_step)
             while self.next_step < self.total_steps:
@@ -170,16 +173,22 @@ class Pretrainer:
         places = self.plan.parts(self._rank, self._world_size)
         keys = self._keys(step)
         return [
-            _Part(
-                name,
-                number,
-                torch.from_numpy(self._store.windows(name, self._corpora[name].rows[picks])),
-                torch.from_numpy(self._corpora[name].va[picks]),
-                keys[number, places[name]],
-            )
+            self._part(name, number, picks, keys[number, places[name]])
             for number, (name, picks) in enumerate(drawn.items())
             if picks.size
         ]
+
+    def _part(self, name: str, number: int, picks: Rows, keys: Tensor) -> _Part:
+        corpus = self._corpora[name]
+        windows = torch.from_numpy(self._store.windows(name, corpus.rows[picks]))
+        va = torch.from_numpy(corpus.va[picks])
+        if self._settings.objective == "augment":
+            # Two views of each window, each with chances of its own; a window's key names the pair.
+            seconds = mix(keys.clone())
+            views = torch.cat([augment(windows, mix(keys + 1)), augment(windows, mix(seconds + 1))])
+            return _Part(name, number, views, va.repeat(2, 1), torch.cat([keys, seconds]), keys.repeat(2))
+        pairs = torch.from_numpy(va_region(va[:, 0].numpy(), va[:, 1].numpy()).astype(np.int64))
+        return _Part(name, number, windows, va, keys, pairs)
 
     def _keys(self, step: int) -> Tensor:
         """(corpora, places) int64: what chance each window of the global batch gets, whoever computes it."""
@@ -191,11 +200,13 @@ class Pretrainer:
         rate = self.learning_rate(self.next_step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        embedding, va, corpus_ids = self._embed(parts)
+        rows = self._embed(parts)
         if self._group is not None:
-            embedding, va, corpus_ids = (gather_rows(rows, self._group)[0] for rows in (embedding, va, corpus_ids))
+            rows = tuple(gather_rows(part, self._group)[0] for part in rows)
+        embedding, va, corpus_ids, pairs = rows
         z = self.model.project(embedding, corpus_ids)
-        loss, alone = contrastive_loss(z, va_weights(va, d_max=self._settings.d_max), self._settings.temperature)
+        weights = va_weights(va, d_max=self._settings.d_max) if self._by_distance else same_id_weights(pairs)
+        loss, alone = contrastive_loss(z, weights, self._settings.temperature)
         if not torch.isfinite(loss):
             raise DataError(self._not_finite("loss"))
         self.optimiser.zero_grad()
@@ -215,8 +226,8 @@ class Pretrainer:
             data_wait_s=data_wait_s,
         )
 
-    def _embed(self, parts: list[_Part]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings, points and corpus ids of this worker's windows, in the plan's order.
+    def _embed(self, parts: list[_Part]) -> tuple[Tensor, ...]:
+        """Embeddings, points, corpus ids and pair ids of this worker's windows, in the plan's order.
 
         Corpora of one montage, rate and length go through the network together.
         """
@@ -234,7 +245,9 @@ class Pretrainer:
             embeddings |= {part.number: rows for part, rows in zip(members, torch.split(found, sizes), strict=True)}
         ids = torch.cat([torch.full((len(part.va),), part.number) for part in parts])
         points = torch.cat([part.va for part in parts])
-        return torch.cat([embeddings[part.number] for part in parts]), self._moved(points), self._moved(ids)
+        pairs = torch.cat([part.pairs for part in parts])
+        embedding = torch.cat([embeddings[part.number] for part in parts])
+        return embedding, self._moved(points), self._moved(ids), self._moved(pairs)
 
     def _in_order(self, part: _Part, names: tuple[str, ...]) -> Tensor:
         """A part's windows with these electrodes, all of which it has, in this order."""
@@ -273,10 +286,11 @@ class Pretrainer:
 
 @dataclass(frozen=True)
 class _Part:
-    """This worker's windows of one corpus in one step."""
+    """This worker's windows of one corpus in one step: their points, keys of chance, and ids that make pairs."""
 
     corpus: str
     number: int
     windows: Tensor
     va: Tensor
     keys: Tensor
+    pairs: Tensor
