@@ -39,18 +39,22 @@ def make_batch(windows: int) -> tuple[list[tuple[Tensor, tuple[str, ...], float]
     return corpora, torch.rand(len(CORPORA) * windows, 2, generator=generator) * 8 - 4
 
 
-def make_step(side: str, windows: int) -> Callable[[], tuple[float, float]]:
-    """One step of training of either side: loss and gradient norm."""
+def make_step(
+    side: str, windows: int, device: str = "cpu", precision: torch.dtype = torch.float32
+) -> Callable[[], tuple[float, float]]:
+    """One step of training of either side: loss and gradient norm. Autocast where the precision is not single."""
     corpora, va = make_batch(windows)
+    corpora = [(eeg.to(device), channels, sfreq_hz) for eeg, channels, sfreq_hz in corpora]
+    va = va.to(device)
     settings = PretrainSettings()
     torch.manual_seed(0)
-    ours = Emod(EmodConfig())
-    ids = torch.arange(len(CORPORA)).repeat_interleave(windows)
+    ours = Emod(EmodConfig()).to(device)
+    ids = torch.arange(len(CORPORA), device=device).repeat_interleave(windows)
     model: torch.nn.Module = ours
     if side == "eager":
-        plain = eager.EagerEmod(eager.Sizes(electrodes=len(ELECTRODES)))
+        plain = eager.EagerEmod(eager.Sizes(electrodes=len(ELECTRODES))).to(device)
         plain.load_state_dict(ours.state_dict())
-        rows = [torch.tensor([ELECTRODES.index(name) for name in channels]) for _, channels, _ in corpora]
+        rows = [torch.tensor([ELECTRODES.index(n) for n in channels], device=device) for _, channels, _ in corpora]
         batch = [(eeg, sites, sfreq_hz) for (eeg, _, sfreq_hz), sites in zip(corpora, rows, strict=True)]
         model = plain
 
@@ -59,8 +63,9 @@ def make_step(side: str, windows: int) -> Callable[[], tuple[float, float]]:
     else:
 
         def loss_of() -> Tensor:
-            embeddings = [ours.embed(*corpus) for corpus in corpora]
-            z = ours.project(torch.cat(embeddings), ids)
+            with torch.autocast(device, precision, enabled=precision != torch.float32):
+                embedding = torch.cat([ours.embed(*corpus) for corpus in corpora])
+            z = ours.project(embedding.float(), ids)
             return contrastive_loss(z, va_weights(va, d_max=settings.d_max), settings.temperature)[0]
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

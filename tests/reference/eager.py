@@ -86,7 +86,7 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(count, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         logits = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
         if self.offset_bias is not None:
-            position = torch.arange(length)
+            position = torch.arange(length, device=x.device)
             offset = (position[:, None] - position[None, :]).clamp(-self.max_offset, self.max_offset)
             logits = logits + self.offset_bias[:, offset + self.max_offset]
         mixed = logits.softmax(dim=-1) @ v
@@ -186,7 +186,7 @@ class EagerEmod(nn.Module):
 def contrastive_loss(z: Tensor, va: Tensor, temperature: float = 0.07, d_max: float = 5.0) -> Tensor:
     """EMOD eq. 5-6: (B, P) unit rows and (B, 2) points -> mean over anchors."""
     weights = (1 - torch.linalg.vector_norm(va[:, None] - va[None, :], dim=-1) / d_max).clamp(min=0)
-    others = ~torch.eye(len(z), dtype=torch.bool)
+    others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
     weights = weights * others
     similarity = torch.exp(z @ z.T / temperature) * others
     log_share = torch.log(similarity / similarity.sum(dim=1, keepdim=True) + (~others))

