@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from emod.catalog import EmodConfig, PretrainSettings
 from emod.errors import DataError
+from emod.model.dropout import WindowDropout
 from emod.objective import contrastive_loss
 from emod.shards import ShardStore
 from emod.training import pretrainer as module
@@ -163,6 +164,15 @@ def test_resuming_changes_no_bit(store: ShardStore, tiny: EmodConfig, stop: int)
     assert before + after == losses
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], weight), name
+
+
+def test_no_two_windows_share_their_chances(store: ShardStore, tiny: EmodConfig) -> None:
+    """At no place of the network, in no window of two batches: one place counts on from the key as the next does."""
+    pretrainer = new_pretrainer(store, tiny, settings_of())
+    places = 4 * tiny.layers + 2
+    keys = torch.cat([pretrainer._keys(step).flatten() for step in (0, 1)])
+    masks = torch.cat([WindowDropout(0.5, place).keep(torch.empty(len(keys), 256), keys) for place in range(places)])
+    assert len({tuple(mask) for mask in masks.tolist()}) == places * 2 * 27
 
 
 def test_dropout_differs_between_steps(store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Dropout whose choice is a function of a key for each window, so that neither workers nor what ran before change it.
 
-A window's key is drawn from torch's generator, or given by whoever wants a step repeated bit for bit. Place number s of
-the network takes key + s; bits come from SplitMix64 (Steele, Lea and Flood 2014), a counter through a mixing function,
-the same on every device and for any split of the batch. Sixteen bits a value: p is met to 1 / 65536.
+A window's key is drawn from torch's generator, or given by whoever wants a step repeated bit for bit. Each place
+of the network mixes its number into the key; bits come from SplitMix64 (Steele, Lea and Flood 2014), a counter through a
+mixing function, the same on every device and for any split of the batch. Sixteen bits a value: p is met to 1 / 65536.
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ class Pretrainer:
         """(corpora, places) int64: what chance each window of the global batch gets, whoever computes it."""
         shape = len(self.plan.corpora), N_REGIONS * self.plan.rounds
         first = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64).view(np.int64)[0]
-        return torch.arange(int(np.prod(shape))).mul_(GOLDEN).add_(int(first)).view(shape)
+        # Mixed: the places of the network count on from a key, and would meet the keys of the next windows.
+        return mix(torch.arange(int(np.prod(shape))).mul_(GOLDEN).add_(int(first))).view(shape)
 
     def _take_step(self, parts: list[_Part], began: float, data_wait_s: float) -> StepReport:
         rate = self.learning_rate(self.next_step)
