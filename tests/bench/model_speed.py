@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -12,7 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from emod.catalog import EmodConfig
 from emod.training.launch import KEEP_MEMORY
+from tests.bench.floor import measure_rates, step_operations
 from tests.bench.ratio import Figure
 
 WINDOWS = 4
@@ -36,10 +41,27 @@ def measure(windows: int = WINDOWS, rounds: int = ROUNDS) -> list[Figure]:
     median = {name: statistics.median(values) for name, values in took.items()}
     rate = {name: 8 * windows / seconds for name, seconds in median.items()}
     detail = ", ".join(f"{n} {median[n]:.2f} s, {rate[n]:.1f} windows/s, {peak_mb[n]:.0f} MB" for n in median)
+    floor_s, work = _floor(windows)
     return [
         Figure("step: ours / eager, CPU", median["ours"] / median["eager"], 0.4, False, detail),
         Figure("step's peak memory: ours / eager", peak_mb["ours"] / peak_mb["eager"], 0.4, False, detail),
+        Figure("step: ours / floor", median["ours"] / floor_s, math.inf, False, work),
+        Figure("step: eager / floor", median["eager"] / floor_s, math.inf, False, work),
+        Figure("floor / eager", floor_s / median["eager"], math.inf, False, work),
     ]
+
+
+def _floor(windows: int) -> tuple[float, str]:
+    """Seconds, and what they are made of."""
+    torch.set_num_threads(THREADS)
+    rates, step = measure_rates(), step_operations(windows, EmodConfig())
+    products_s, evaluations_s = rates.products_s(step), rates.evaluations_s(step)
+    work = (
+        f"floor: products {products_s:.2f} s ({sum(op.flops for op in step) / 1e9:.0f} Gflop at "
+        f"{rates.flops / 1e9:.0f} Gflop/s, {rates.size / 1e9:.0f} GB/s), GELU, its derivative and softmax "
+        f"{evaluations_s:.2f} s (at {rates.gelu / 1e9:.1f}, {rates.slope / 1e9:.1f}, {rates.exp / 1e9:.1f} G/s)"
+    )
+    return products_s + evaluations_s, work
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def test_time_bias_alone_can_shift_by_one_token() -> None:
         attention.output.weight.copy_(torch.eye(4))
         attention.output.bias.zero_()
         attention.offset_bias[0, 3 + 1] = 50.0
-    x = torch.randn(1, 5, 1, 4)
+    x = torch.randn(1, 5, 4)
     torch.testing.assert_close(attention(x)[0, 1:], x[0, :-1])
 
 

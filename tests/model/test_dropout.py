@@ -25,6 +25,15 @@ def test_bits_are_those_of_splitmix64() -> None:
     assert split_mix(1234567 + 0x9E3779B97F4A7C15) == 6457827717110365317
 
 
+def test_values_take_their_words_in_order() -> None:
+    """Word n of a window is the n-th output from its key, four values to a word, however many are mixed at a time."""
+    key, values = 2**63 - 5, 4 * 2**15 + 6
+    keep = keep_mask(torch.tensor([0, key]), values, 0.4)[1].tolist()
+    for place in (0, 1, 2, 3, 4, 4 * 2**14 - 1, 4 * 2**14, 4 * 2**14 + 5, values - 1):
+        bits = split_mix(key + (place // 4 + 1) * 0x9E3779B97F4A7C15) >> 16 * (place % 4) & 0xFFFF
+        assert keep[place] == ((bits + 2**15) % 2**16 >= round(0.4 * 2**16))
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.9])
 def test_the_share_is_met(p: float) -> None:
     keep = keep_mask(torch.tensor([1, 2]), 200_000, p)

@@ -1,10 +1,11 @@
-"""Attention along one axis of a grid of tokens: softmax(q k' / sqrt(d) + bias) v.
+"""Multi-head self-attention of many short sequences: softmax(q k' / sqrt(W) + bias) v between its two linear maps.
 
-On a GPU this is PyTorch's fused attention. On a CPU that one is slower than three plain products for heads as narrow
-as EMOD's (8 wide), and those spend most of their time in memory; so there it is done for a few sequences at a time,
-which caches hold, in the layout whose products have their long side inside (three times as fast for these shapes).
+On a GPU this is PyTorch's fused attention. On a CPU that one is slower than plain products for heads as narrow as
+EMOD's (8 wide): such products spend their time in memory. There one head at a time is done for as many sequences as
+caches hold, and queries, keys and values are computed with features outside and tokens inside, the layout in which
+the products of a head have their long side inside (three times as fast) and nothing is copied.
 
-Shapes: O outer and I inner sequences, L items attended over, H heads, W width of a head.
+Shapes: S sequences, L items attended over, D width, H heads, W width of a head.
 """
 
 from __future__ import annotations
@@ -15,112 +16,130 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["attend"]
 
-# Logits in flight: with 16 heads of 62 items, eight sequences or two megabytes.
-_LOGITS = 2**19
+# Logits in flight: a megabyte.
+_LOGITS = 2**18
+# PyTorch's softmax takes shorter rows one value at a time, which is twenty times slower.
+_LANES = 16
 
 
-def attend(qkv: Tensor, bias: Tensor | None) -> Tensor:
-    """Attends over the L items of every one of the O x I sequences.
+def attend(x: Tensor, qkv: nn.Linear, output: nn.Linear, heads: int, bias: Tensor | None) -> Tensor:
+    """Attends over the L items of every sequence.
 
     Args:
-        qkv: (O, L, I, 3, H, W) queries, keys and values.
+        x: (S, L, D).
+        qkv: D -> 3 D: queries, keys and values, each head after head.
+        output: D -> D.
+        heads: H, a divisor of D.
         bias: (H, L, L) added to the logits, or None.
 
     Returns:
-        (O, L, I, H, W).
+        (S, L, D).
     """
-    if qkv.device.type == "cpu":
-        out: Tensor = _AttendInCache.apply(qkv, bias)  # type: ignore[no-untyped-call]
+    if x.device.type == "cpu":
+        out: Tensor = _AttendInCache.apply(  # type: ignore[no-untyped-call]
+            x, qkv.weight, qkv.bias, output.weight, output.bias, bias, heads
+        )
         return out
-    outer, length, inner, _, heads, width = qkv.shape
-    q, k, v = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (3, O I, H, L, W)
+    q, k, v = qkv(x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (3, S, H, L, W)
     mask = None if bias is None else bias.to(q.dtype)
-    mixed: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return mixed.view(outer, inner, heads, length, width).permute(0, 3, 1, 2, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    projected: Tensor = output(mixed.transpose(1, 2).flatten(2))
+    return projected
 
 
 class _AttendInCache(torch.autograd.Function):
-    """A few sequences at a time; keeps the probabilities for the backward pass."""
+    """Keeps queries, keys, values, probabilities and what the heads gave for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias: Tensor | None) -> Tensor:
-        outer, length, inner, _, heads, width = qkv.shape
-        out = qkv.new_empty(outer, length, inner, heads, width)
-        kept = qkv.new_empty(outer, inner, heads, length, length) if any(ctx.needs_input_grad) else None
-        for where in _blocks(qkv):
-            q, k, v = _heads(qkv, where)
-            p = _probabilities(q, k, bias)
-            if kept is not None:
-                kept[where] = p.view(kept[where].shape)
-            _place(out, where, torch.bmm(v, p.transpose(1, 2)))
-        ctx.save_for_backward(qkv, kept)
-        ctx.has_bias = bias is not None
-        return out
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, shift: Tensor, out_weight: Tensor, out_shift: Tensor, bias: Tensor | None,
+        heads: int,
+    ) -> Tensor:  # fmt: skip
+        count, length, width = x.shape
+        rows = x.reshape(-1, width)
+        scale = _scale(weight, heads)
+        qkv = torch.addmm((scale * shift)[:, None], scale[:, None] * weight, rows.T)  # (3 D, S L)
+        q, k, v = _by_head(qkv, 3 * heads, count).chunk(3)
+        mixed = torch.empty_like(qkv[:width])
+        mixed_by_head = _by_head(mixed, heads, count)
+        kept = x.new_empty(heads, count, length, length) if any(ctx.needs_input_grad) else None
+        for head, where in _blocks(heads, count, length):
+            logits = torch.bmm(q[head, where].transpose(1, 2), k[head, where])
+            if bias is not None:
+                logits += bias[head]
+            p = _softmax(logits, None if kept is None else kept[head, where])
+            mixed_by_head[head, where] = torch.bmm(v[head, where], p.transpose(1, 2))
+        ctx.save_for_backward(rows, weight, out_weight, qkv, mixed, kept)
+        ctx.heads, ctx.has_bias = heads, bias is not None
+        return torch.addmm(out_shift, mixed.T, out_weight.T).view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        qkv, kept = ctx.saved_tensors
-        (grad,) = grad_outputs
-        heads, width, length = qkv.shape[4], qkv.shape[5], qkv.shape[1]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, out_weight, qkv, mixed, kept = ctx.saved_tensors
+        heads, count, length, _ = kept.shape
+        q, k, v = _by_head(qkv, 3 * heads, count).chunk(3)
+        grad = grad_outputs[0].reshape(rows.shape)
+        grad_mixed = _by_head(out_weight.T @ grad.T, heads, count)
         grad_qkv = torch.empty_like(qkv)
-        grad_bias = qkv.new_zeros(heads, length, length) if ctx.has_bias else None
-        for where in _blocks(qkv):
-            q, k, v = _heads(qkv, where)
-            p = kept[where].reshape(-1, length, length)
-            g = _sequences(grad, where).reshape(-1, width, length)
-            grad_p = torch.bmm(g.transpose(1, 2), v)
-            slope = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+        grad_q, grad_k, grad_v = _by_head(grad_qkv, 3 * heads, count).chunk(3)
+        grad_bias = rows.new_zeros(heads, length, length) if ctx.has_bias else None
+        for head, where in _blocks(heads, count, length):
+            p, g = kept[head, where], grad_mixed[head, where]
+            slope = _softmax_backward(torch.bmm(g.transpose(1, 2), v[head, where]), p)
             if grad_bias is not None:
-                grad_bias += slope.view(-1, heads, length, length).sum(dim=0)
-            for part, value in enumerate(
-                (
-                    torch.bmm(k, slope.transpose(1, 2)) / math.sqrt(width),
-                    torch.bmm(q, slope),  # q is scaled already
-                    torch.bmm(g, p),
-                )
-            ):
-                _place(grad_qkv[:, :, :, part], where, value)
-        return grad_qkv, grad_bias
+                grad_bias[head] += slope.sum(dim=0)
+            grad_q[head, where] = torch.bmm(k[head, where], slope.transpose(1, 2))
+            grad_k[head, where] = torch.bmm(q[head, where], slope)
+            grad_v[head, where] = torch.bmm(g, p)
+        scale = _scale(weight, heads)
+        return (
+            (grad_qkv.T @ (scale[:, None] * weight)).view(count, length, -1),
+            scale[:, None] * (grad_qkv @ rows),
+            scale * grad_qkv.sum(dim=1),
+            (mixed @ grad).T,
+            grad.sum(dim=0),
+            grad_bias,
+            None,
+        )
 
 
-def _blocks(qkv: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Ranges of outer and inner sequences, together few enough for the caches."""
-    outer, length, inner, _, heads, _ = qkv.shape
-    sequences = max(1, _LOGITS // (heads * length * length))
-    tall, wide = max(1, sequences // inner), min(inner, sequences)
-    for o in range(0, outer, tall):
-        for i in range(0, inner, wide):
-            yield slice(o, o + tall), slice(i, i + wide)
+def _scale(weight: Tensor, heads: int) -> Tensor:
+    """(3 D,): one over sqrt(W) for queries, one for keys and values."""
+    width = weight.shape[1]
+    scale = weight.new_ones(3 * width)
+    scale[:width] = math.sqrt(heads / width)
+    return scale
 
 
-def _sequences(grid: Tensor, where: tuple[slice, slice]) -> Tensor:
-    """(O, L, I, ..., H, W) of a block -> (o, i, ..., H, W, L): one sequence after the other."""
-    block = grid[where[0], :, where[1]]
-    return block.transpose(1, 2).movedim(2, -1)
+def _by_head(features: Tensor, heads: int, count: int) -> Tensor:
+    """(H W, S L) -> (H, S, W, L), a view."""
+    return features.view(heads, features.shape[0] // heads, count, -1).transpose(1, 2)
 
 
-def _heads(qkv: Tensor, where: tuple[slice, slice]) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, divided by sqrt(W), keys and values of a block, each (o i H, W, L)."""
-    width, length = qkv.shape[5], qkv.shape[1]
-    q, k, v = _sequences(qkv, where).unbind(2)
-    shape = (-1, width, length)
-    return (q / math.sqrt(width)).reshape(shape), k.reshape(shape), v.reshape(shape)
+def _blocks(heads: int, count: int, length: int) -> Iterator[tuple[int, slice]]:
+    """Head by head, ranges of sequences few enough for the caches."""
+    step = max(1, _LOGITS // length**2)
+    for head in range(heads):
+        for first in range(0, count, step):
+            yield head, slice(first, first + step)
 
 
-def _probabilities(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """(o i H, L, L)."""
-    logits = torch.bmm(q.transpose(1, 2), k)
-    if bias is not None:
-        logits.view(-1, *bias.shape).add_(bias)
-    return torch._softmax(logits, -1, False)
+def _softmax(logits: Tensor, out: Tensor | None) -> Tensor:
+    """Over the last axis, in place where ``out`` is None."""
+    out = logits if out is None else out
+    if logits.shape[-1] >= _LANES:
+        return torch.softmax(logits, -1, out=out)
+    torch.sub(logits, logits.amax(dim=-1, keepdim=True), out=out).exp_()
+    return out.div_(out.sum(dim=-1, keepdim=True))
 
 
-def _place(grid: Tensor, where: tuple[slice, slice], block: Tensor) -> None:
-    """(o i H, W, L) into the block of an (O, L, I, H, W) grid."""
-    place = grid[where[0], :, where[1]]
-    o, length, i, heads, width = place.shape
-    place.copy_(block.view(o, i, heads, width, length).permute(0, 4, 1, 2, 3))
+def _softmax_backward(grad: Tensor, p: Tensor) -> Tensor:
+    """Gradient of the logits from that of the probabilities."""
+    if p.shape[-1] >= _LANES:
+        return torch._softmax_backward_data(grad, p, -1, p.dtype)
+    slope = grad * p
+    return torch.addcmul(slope, p, slope.sum(dim=-1, keepdim=True), value=-1, out=slope)

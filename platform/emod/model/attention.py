@@ -2,10 +2,14 @@
 
 There is no attention between different electrodes at different times; it arises from the two axes in turn.
 Dropout acts on the output of each residual branch and on the feed-forward's hidden units, as in the authors' code,
-not on attention probabilities. Shapes: B windows, C electrodes, N tokens, L items attended over, D width, H heads.
+not on attention probabilities. Shapes: B windows, C electrodes, N tokens, S sequences of
+L items attended over, D width, H heads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +17,14 @@ from torch import Tensor, nn
 from emod.catalog.model import EmodConfig
 from emod.model.attend import attend
 from emod.model.dropout import WindowDropout
-from emod.model.hidden import contract_hidden
+from emod.model.feed_forward import feed_forward
 
 # Where a layer drops values: hidden units, and the output of each of its three branches.
 PLACES = 4
 
 
 class AxialAttention(nn.Module):
-    """Multi-head self-attention along the second axis of four; the axes beside it are batch.
+    """Multi-head self-attention over the items of each sequence.
 
     Args:
         width: D.
@@ -40,10 +44,8 @@ class AxialAttention(nn.Module):
             self.offset_bias = nn.Parameter(torch.zeros(heads, 2 * max_offset + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mix the L items of every sequence; (O, L, I, D) -> (O, L, I, D), with O x I sequences."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        output: Tensor = self.output(attend(qkv, self._bias(x.shape[1])).flatten(3))
-        return output
+        """Mix the L items of every sequence; (S, L, D) -> (S, L, D)."""
+        return attend(x, self.qkv, self.output, self.heads, self._bias(x.shape[1]))
 
     def _bias(self, length: int) -> Tensor | None:
         """(H, L, L) additive logits, or None on an axis without order."""
@@ -76,17 +78,19 @@ class AxialLayer(nn.Module):
 
     def forward(self, tokens: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, C, N, D) and, in training, (B,) keys of the windows -> (B, C, N, D)."""
-        drop_spatial, drop_temporal, drop_last = self.dropouts
+        drop_spatial, drop_temporal, drop_last = cast("Iterable[WindowDropout]", self.dropouts)
         expand, _, drop_hidden, contract = self.feed_forward
+        assert isinstance(expand, nn.Linear)
         assert isinstance(contract, nn.Linear)
         assert isinstance(drop_hidden, WindowDropout)
         if self.spatial is not None and self.spatial_norm is not None:
-            tokens = tokens + drop_spatial(self.spatial(self.spatial_norm(tokens)), keys)
+            by_moment = self.spatial_norm(tokens).transpose(1, 2)
+            mixed = self.spatial(by_moment.flatten(0, 1)).view(by_moment.shape).transpose(1, 2)
+            tokens = drop_spatial.add(tokens, mixed, keys)
         if self.temporal is not None and self.temporal_norm is not None:
-            by_electrode = self.temporal_norm(tokens).flatten(0, 1).unsqueeze(2)
-            tokens = tokens + drop_temporal(self.temporal(by_electrode).view(tokens.shape), keys)
-        hidden = expand(self.feed_forward_norm(tokens))
-        keep = drop_hidden.keep(hidden, keys)
-        contracted = contract_hidden(hidden, keep, drop_hidden.scale, contract.weight, contract.bias)
-        out: Tensor = tokens + drop_last(contracted, keys)
+            by_electrode = self.temporal_norm(tokens).flatten(0, 1)
+            tokens = drop_temporal.add(tokens, self.temporal(by_electrode).view(tokens.shape), keys)
+        keep = drop_hidden.keep((*tokens.shape[:-1], expand.out_features), keys)
+        fed = feed_forward(self.feed_forward_norm(tokens), expand, contract, keep, drop_hidden.scale)
+        out: Tensor = drop_last.add(tokens, fed, keys)
         return out

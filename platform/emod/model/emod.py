@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
 from emod.model.attention import PLACES, AxialLayer
 from emod.model.dropout import draw_keys
 from emod.model.heads import AttentionPool, ProjectionHead
+from emod.model.in_parts import run_in_parts
 from emod.model.tokenizer import TripleDomainEncoder
+
+# Tokens that go through the network together on a CPU: fewer, and the calls of operations would count.
+_ROWS = 1024
 
 
 def count_tokens(n_samples: int, sfreq_hz: float, token_rate_hz: float = 5.0) -> int:
@@ -58,9 +63,13 @@ class Emod(nn.Module):
             (B, C, N, D), N = ``count_tokens(T, sfreq_hz, config.token_rate_hz)``.
 
         Raises:
-            ValueError: If an electrode is unknown or given twice, the names are not one per electrode of ``eeg``, or
-                ``sfreq_hz`` is not positive.
+            ValueError: If ``eeg`` is empty or of another shape, an electrode is unknown or given twice, the names are
+                not one per electrode of ``eeg``, or ``sfreq_hz`` is not positive.
         """
+        if eeg.ndim != 3 or 0 in eeg.shape:
+            raise ValueError(
+                f"eeg of shape {tuple(eeg.shape)}: give windows x electrodes x samples, at least one of each"
+            )
         if len(channels) != eeg.shape[1]:
             raise ValueError(f"channels: {len(channels)} names for {eeg.shape[1]} electrodes: give one name per row")
         n_tokens = count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)
@@ -75,8 +84,18 @@ class Emod(nn.Module):
         """Pool the tokens of each window; arguments as ``tokens``, returns (B, D)."""
         if keys is None and self.training:
             keys = draw_keys(len(eeg), eeg.device)
-        embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz, keys), keys)
-        return embedding
+
+        def embed_part(eeg: Tensor, keys: Tensor | None) -> Tensor:
+            embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz, keys), keys)
+            return embedding
+
+        if eeg.device.type != "cpu" or eeg.requires_grad or eeg.ndim != 3 or 0 in eeg.shape:
+            return embed_part(eeg, keys)
+        n_windows = max(1, _ROWS // (eeg.shape[1] * count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)))
+        windows = torch.split(eeg, n_windows)
+        own_keys = [None] * len(windows) if keys is None else torch.split(keys, n_windows)
+        backbone = [p for part in (self.encoder, self.transformer, self.pool) for p in part.parameters()]
+        return run_in_parts(embed_part, list(zip(windows, own_keys, strict=True)), backbone)
 
     def project(self, embedding: Tensor, groups: Tensor | None = None) -> Tensor:
         """Map embeddings to the sphere on which the contrastive loss compares them.

@@ -20,8 +20,8 @@ from torch import Tensor
 
 __all__ = ["fold_norm", "pooled_convolution", "takes", "token_spans"]
 
-# Points in flight: with D = 128 some megabytes, which caches hold.
-_POINTS = 8192
+# Points in flight: with D = 128 a megabyte.
+_POINTS = 2048
 
 
 def takes(x: Tensor, filters: int) -> bool:
@@ -59,12 +59,11 @@ def fold_norm(
         (B, D, K) filters and (B, D) biases, in the dtype of x.
     """
     taps = weight.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
-        first, second = _patch_moments(_pad(x, taps), taps)
     # A variance as a difference of means wants the digits; these tensors are small.
+    first, second = _patch_moments(_pad(x, taps).double(), taps)
     w, b = weight.double(), bias.double()
-    level = first.double() @ w.T  # (B, D): w_d . m
-    power = torch.einsum("dk,bkj,dj->bd", w, second.double(), w) + (2 * level + b) * b
+    level = first @ w.T  # (B, D): w_d . m
+    power = torch.einsum("dk,bkj,dj->bd", w, second, w) + (2 * level + b) * b
     level = level + b
     mean = level.view(len(x), groups, -1).mean(dim=2)
     variance = power.view(len(x), groups, -1).mean(dim=2) - mean**2
@@ -121,7 +120,7 @@ def _patch_moments(padded: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     change = F.pad((tail - head).sum(dim=1), (1, 0)).cumsum(dim=1)
     means = (padded[:, :, :n_points].sum(dim=(1, 2))[:, None] + change) / count
 
-    size = padded.shape[2] + taps  # no lag wraps around
+    size = -(-(padded.shape[2] + taps) // 256) * 256  # no lag wraps around; a length whose transform is fast
     spectrum = torch.fft.rfft(padded, n=size)
     first = torch.fft.rfft(padded[:, :, :n_points], n=size)
     from_first = torch.fft.irfft((first.conj() * spectrum).sum(dim=1), n=size)[:, :taps]  # (B, K): lag d
@@ -141,43 +140,45 @@ class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, strips: Tensor, weight: Tensor, bias: Tensor, length: Tensor) -> Tensor:
         ctx.save_for_backward(strips, weight, bias, length)
-        filters = torch.cat([weight, bias[:, :, None]], dim=2)  # the last tap meets a row of ones
+        filters = _filters(weight, bias)
         windows, _, electrodes, tokens = strips.shape
-        out = strips.new_zeros(windows, weight.shape[1], electrodes, tokens)
+        out = strips.new_zeros(windows, electrodes, tokens, weight.shape[1])
         for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
-            active = _filter(filters[window], patches)
+            active = patches.flatten(1).T @ filters[window]
             torch.ops.aten.gelu_(active)
-            summed = active.sum(dim=1)
+            active = active.view(patches.shape[1], -1, active.shape[1])
+            summed = active.sum(dim=0)
             if overhang is not None:
-                summed -= active[:, -1] * overhang
-            out[window, :, where] += summed.view(-1, patches.shape[2], tokens)
-        return (out / length).permute(0, 2, 3, 1)
+                summed -= active[-1] * overhang
+            out[window, where] += summed.view(-1, tokens, summed.shape[1])
+        return out.div_(length[:, None])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None]:
         strips, weight, bias, length = ctx.saved_tensors
-        filters = torch.cat([weight, bias[:, :, None]], dim=2)
-        grad = (grad_outputs[0].permute(0, 3, 1, 2) / length).contiguous()  # (B, D, C, N)
+        filters = _filters(weight, bias)
+        grad = grad_outputs[0] / length[:, None]
         grad_filters = torch.zeros_like(filters)
         for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
-            before = _filter(filters[window], patches)
-            incoming = grad[window, :, where].reshape(len(before), 1, -1).expand_as(before)
+            before = (patches.flatten(1).T @ filters[window]).view(patches.shape[1], -1, weight.shape[1])
+            incoming = grad[window, where].reshape(before.shape[1:]).expand_as(before)
             slope = torch.ops.aten.gelu_backward(incoming, before)
             if overhang is not None:
-                slope[:, -1] *= 1 - overhang
-            grad_filters[window].addmm_(slope.flatten(1), patches.flatten(1).T)
+                slope[-1] *= 1 - overhang
+            grad_filters[window].addmm_(patches.flatten(1), slope.flatten(0, 1))
+        grad_filters = grad_filters.transpose(1, 2)
         return None, grad_filters[:, :, :-1], grad_filters[:, :, -1], None
 
 
-def _filter(filters: Tensor, patches: Tensor) -> Tensor:
-    """(D, K + 1) filters of (K + 1, rows, c, N) patches -> (D, rows, c N)."""
-    return (filters @ patches.flatten(1)).view(len(filters), patches.shape[1], -1)
+def _filters(weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, K + 1, D): the last tap meets a row of ones."""
+    return torch.cat([weight, bias[:, :, None]], dim=2).transpose(1, 2).contiguous()
 
 
 def _blocks(strips: Tensor, taps: int, length: Tensor) -> Any:
     """(window, electrodes, (K + 1, rows, c, N) patches, overhang) of blocks of strips that caches hold.
 
-    Spans differ by a point; ``overhang`` (c N,) is 1 where the block's last row lies beyond a token's span, else None.
+    Spans differ by a point; ``overhang`` (c N, 1) is 1 where the block's last row is beyond a token's span, else None.
     """
     windows, rows, electrodes, tokens = strips.shape
     span = rows - taps + 1
@@ -194,5 +195,5 @@ def _blocks(strips: Tensor, taps: int, length: Tensor) -> Any:
                 patches = strips.new_ones(taps + 1, last - first, n_electrodes, tokens)
                 view = strips[window, first : last + taps - 1, where].unfold(0, taps, 1)
                 patches[:taps] = view.permute(3, 0, 1, 2)
-                overhang = beyond.repeat(n_electrodes) if uneven and last == span else None
+                overhang = beyond.repeat(n_electrodes)[:, None] if uneven and last == span else None
                 yield window, where, patches, overhang
