@@ -1,21 +1,20 @@
 """Reading a store: metadata as an Arrow table, windows as tensors, straight from memory-mapped shards.
 
-Shards on object storage are copied once to a local cache and checked against their checksum. Opening reads the
-manifest only. torch is imported when windows are first read: whoever only writes shards does without.
+Shards on object storage are copied to a cache of this machine (`emod.shards.cache`) when they are first wanted. Opening
+reads the manifest only. torch is imported when windows are first read: whoever only writes shards does without.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from emod import storage
+from emod.cli import Tick, progress
 from emod.errors import DataError, RequestError
+from emod.shards.cache import ShardCache
 from emod.shards.format import METADATA, TENSOR, CorpusEntry, Manifest, ShardEntry
 from emod.shards.versions import newest_manifest
 
@@ -33,20 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["ShardStore", "cached_copy"]
 
 _READS_AT_ONCE = 16
+# One stream of an object store fills no network; each holds its shard's pages while it is checked.
+_COPIES_AT_ONCE = 8
 
 
 def cached_copy(path: str, sha256: str) -> Path:
     """Where this machine keeps its copy of a remote store's file, if it has one."""
-    return _copy_in(_default_cache(), path, sha256)
-
-
-def _default_cache() -> Path:
-    default = os.path.join(tempfile.gettempdir(), f"emod-cache-{os.getuid()}")
-    return Path(os.environ.get("EMOD_CACHE") or default)
-
-
-def _copy_in(cache: Path, path: str, sha256: str) -> Path:
-    return cache / f"{sha256}{Path(path).suffix}"
+    return ShardCache().path_of(path, sha256)
 
 
 class ShardStore:
@@ -55,14 +49,13 @@ class ShardStore:
     Args:
         url: The store's folder, any URL fsspec reads.
         manifest: The version to read.
-        cache: Folder for copies of remote shards; default ``$EMOD_CACHE``, else a folder of this user's below the
-            system's temporary one.
+        cache: Folder for copies of remote shards; default ``$EMOD_CACHE``, else this user's cache folder.
     """
 
     def __init__(self, url: str, manifest: Manifest, *, cache: str | None = None) -> None:
         self.url = url
         self.manifest = manifest
-        self._cache = Path(cache) if cache else _default_cache()
+        self._cache = ShardCache(Path(cache) if cache else None)
         self._readers: dict[str, _CorpusReader] = {}
 
     @classmethod
@@ -121,20 +114,43 @@ class ShardStore:
         Raises:
             ValueError: If the unit is neither.
             IndexError: If a row is out of range, or no row number at all: a mask, a fraction.
-            DataError: If a shard is missing, or cannot be opened. Only `verify` and the download of a remote shard
-                compare checksums.
+            DataError: If a shard is missing, or cannot be opened. Checksums are compared by `verify`, and of copies
+                of a remote store.
+            RequestError: If copies of a remote store have no room here.
         """
         if unit not in ("normalised", "uv"):
             raise ValueError(f"unit {unit!r} is none that windows come in; give 'normalised' or 'uv' (microvolt)")
-        reader = self._reader(corpus)
-        given = np.asarray(rows)
-        if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-            raise IndexError(f"rows are {given.dtype} of shape {given.shape}; give whole row numbers (n,)")
-        wanted = given.astype(np.int64)
-        windows = reader.gather(wanted)
+        reader, wanted = self._reader(corpus), _row_numbers(rows)
+        windows: npt.NDArray[np.float32] = reader.gather(wanted, half=False).numpy()
         if unit == "uv":
             windows *= reader.scale_uv[wanted, None, None]
         return windows
+
+    def half_windows(self, corpus: str, rows: npt.ArrayLike) -> torch.Tensor:
+        """As `windows`, (n, C, T) float16 as stored, in pinned memory where there is a GPU to move them to.
+
+        Half as many bytes to move; converted there, they are what `windows` gives.
+        """
+        return self._reader(corpus).gather(_row_numbers(rows), half=True)
+
+    def fetch(self, corpora: Iterable[str], tell: Callable[[str], None] | None = None) -> None:
+        """Brings all shards of these corpora here, where the store is remote; else it only opens them.
+
+        Reading windows does the same, a corpus at a time, when it is first asked for them.
+
+        Args:
+            corpora: Which.
+            tell: Called with a few words whenever a shard has come; without it a bar or lines go to stderr.
+
+        Raises:
+            DataError, RequestError: As `windows`; that they cannot all be here at once is said first.
+        """
+        names = tuple(corpora)
+        total = sum(shard.tensors_bytes for name in names for shard in self._entry(name).shards)
+        if not storage.is_local(self.url):
+            self._cache.check_room(total, f"{storage.redact(self.url)}, {', '.join(names)}")
+        for name in names:
+            self._reader(name).map_shards(tell)
 
     def damaged_files(self, corpus: str) -> tuple[str, ...]:
         """Files of a corpus that are missing, cut off or not what the manifest says, as paths below the store.
@@ -218,25 +234,33 @@ class ShardStore:
 
     def _reader(self, corpus: str) -> _CorpusReader:
         if corpus not in self._readers:
-            self._readers[corpus] = _CorpusReader(self.url, self._entry(corpus), self._cache)
+            self._readers[corpus] = _CorpusReader(corpus, self.url, self._entry(corpus), self._cache)
         return self._readers[corpus]
+
+
+def _row_numbers(rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    given = np.asarray(rows)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise IndexError(f"rows are {given.dtype} of shape {given.shape}; give whole row numbers (n,)")
+    return given.astype(np.int64)
 
 
 class _CorpusReader:
     """Memory-mapped shards of one corpus."""
 
-    def __init__(self, url: str, entry: CorpusEntry, cache: Path) -> None:
+    def __init__(self, name: str, url: str, entry: CorpusEntry, cache: ShardCache) -> None:
+        self._name = name
         self._url = url
         self._entry = entry
         self._cache = cache
+        self._blocks: tuple[list[torch.Tensor], npt.NDArray[np.int64]] | None = None
 
     @cached_property
     def metadata(self) -> pa.Table:
         tables = []
         for shard in self._entry.shards:
-            path = self._local(shard.metadata, shard.metadata_sha256)
-            with _worded(path):
-                tables.append(pq.read_table(path))
+            with self._open(shard.metadata, shard.metadata_sha256) as stream, _worded(stream.name):
+                tables.append(pq.read_table(stream))
         return pa.concat_tables(tables) if tables else METADATA.empty_table()
 
     @cached_property
@@ -244,54 +268,83 @@ class _CorpusReader:
         scale: npt.NDArray[np.float32] = self.metadata["scale_uv"].to_numpy().astype(np.float32)
         return scale
 
-    @cached_property
-    def _blocks(self) -> tuple[list[torch.Tensor], npt.NDArray[np.int64]]:
+    def map_shards(self, tell: Callable[[str], None] | None = None) -> tuple[list[torch.Tensor], npt.NDArray[np.int64]]:
         """(n, C, T) float16 views of all record batches, and the row at which each begins (the total at the end)."""
-        views = []
-        for shard in self._entry.shards:
-            path = self._local(shard.tensors, shard.tensors_sha256)
-            with _worded(path):
-                views += _map_tensors(path)
-        starts = np.cumsum([0, *(len(view) for view in views)], dtype=np.int64)
-        return views, starts
+        if self._blocks is None:
+            views = []
+            for stream in self._tensors(tell):
+                with stream, _worded(stream.name):
+                    views += _map_tensors(stream)
+            self._blocks = views, np.cumsum([0, *(len(view) for view in views)], dtype=np.int64)
+        return self._blocks
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _tensors(self, tell: Callable[[str], None] | None) -> Iterator[BinaryIO]:
+        """The files of tensors, opened, in order; those that are not here are fetched, several at once."""
+        shards = self._entry.shards
+        absent = 0
+        if not storage.is_local(self._url):
+            paths = (self._cache.path_of(shard.tensors, shard.tensors_sha256) for shard in shards)
+            absent = sum(shard.tensors_bytes for shard, path in zip(shards, paths, strict=True) if not path.is_file())
+        if not absent:
+            yield from (self._open(shard.tensors, shard.tensors_sha256) for shard in shards)
+            return
+        print(
+            f"copying {absent / 1e6:,.1f} MB of {self._name} from {storage.redact(self._url)} to {self._cache.folder}",
+            file=sys.stderr,
+        )
+        total = sum(shard.tensors_bytes for shard in shards)
+        with _told(self._name, total, tell) as advance, ThreadPoolExecutor(_COPIES_AT_ONCE) as copies:
+            opened = [copies.submit(self._open, shard.tensors, shard.tensors_sha256) for shard in shards]
+            try:
+                for shard, stream in zip(shards, opened, strict=True):
+                    yield stream.result()
+                    advance(shard.tensors_bytes)
+            finally:
+                copies.shutdown(wait=False, cancel_futures=True)  # one that failed ends the rest
+
+    def gather(self, rows: npt.NDArray[np.int64], *, half: bool) -> torch.Tensor:
         import torch
 
-        views, starts = self._blocks
+        views, starts = self.map_shards()
         if rows.size and not 0 <= rows.min() <= rows.max() < starts[-1]:
             raise IndexError(f"rows {rows.min()}..{rows.max()} asked for where the corpus holds 0..{starts[-1] - 1}")
         shape = views[0].shape[1:] if views else (len(self._entry.channels), 0)
-        out = torch.empty((len(rows), *shape), dtype=torch.float32)
+        if half:
+            out = torch.empty((len(rows), *shape), dtype=torch.float16, pin_memory=torch.cuda.is_available())
+        else:
+            out = torch.empty((len(rows), *shape), dtype=torch.float32)
         blocks = np.searchsorted(starts, rows, side="right") - 1
         for position, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
             out[position].copy_(views[block][row - int(starts[block])])
-        return out.numpy()
+        return out
 
-    def _local(self, path: str, sha256: str) -> str:
-        """A local path of a store's file: its own where the store is local, a checked copy elsewhere."""
+    def _open(self, path: str, sha256: str) -> BinaryIO:
+        """A file of the store: itself where the store is local, a right copy elsewhere."""
         url = storage.join(self._url, path)
-        cached = _copy_in(self._cache, path, sha256)
-        local = Path(url.removeprefix("file://")) if storage.is_local(url) else cached
-        if local.is_file():
-            return str(local)
-        if not storage.exists(url):
+        if not storage.is_local(url):
+            return self._cache.open(url, sha256)
+        try:
+            return open(url.removeprefix("file://"), "rb")
+        except FileNotFoundError:
             what = "a shard of the manifest is missing; restore it or run jobs/ingest.py again"
-            raise DataError(f"{storage.redact(url)}: {what}")
-        # Recordings of people: nobody else on this machine may read the copies.
-        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._cache.stat().st_uid != os.getuid():
-            raise RequestError(f"{self._cache}: the cache folder is somebody else's; set EMOD_CACHE to one of your own")
-        with tempfile.TemporaryDirectory(dir=self._cache) as scratch:
-            fresh = Path(scratch) / "download"
-            storage.download(url, str(fresh))
-            with fresh.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != sha256:
-                what = f"checksum {found[:16]} where the manifest says {sha256[:16]}; restore the shard"
-                raise DataError(f"{storage.redact(url)}: {what}")
-            fresh.replace(cached)
-        return str(cached)
+            raise DataError(f"{storage.redact(url)}: {what}") from None
+
+
+@contextmanager
+def _told(corpus: str, total: int, tell: Callable[[str], None] | None) -> Iterator[Tick]:
+    """Progress in bytes: on stderr in megabytes, or as words to whoever is told."""
+    done = 0
+    with progress(f"copy {corpus}, MB", 1 + total // 10**6) if tell is None else nullcontext() as bar:
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal done
+            before, done = done, done + steps
+            if bar is not None:
+                bar(done // 10**6 - before // 10**6)
+            elif tell is not None:
+                tell(f"copying {corpus}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB")
+
+        yield advance
 
 
 @contextmanager
@@ -301,21 +354,18 @@ def _worded(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         what = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: not a whole shard ({what}); restore it, or remove it if it is a cached copy"
-        ) from None
+        raise DataError(f"{path}: not a whole shard ({what}); restore it") from None
 
 
-def _map_tensors(path: str) -> list[torch.Tensor]:
+def _map_tensors(stream: BinaryIO) -> list[torch.Tensor]:
     """(n, C, T) float16 tensors over a shard's mapped pages, one a record batch; nothing is copied.
 
-    torch converts float16 about four times as fast as numpy does, so the views are torch's. It refuses read-only
-    memory, hence a private map: a write would copy the page, and nobody writes.
+    The map outlives the stream. torch converts float16 about four times as fast as numpy does, so the views are
+    torch's. It refuses read-only memory, hence a private map: a write would copy the page, and nobody writes.
     """
     import torch
 
-    with open(path, "rb") as stream:
-        memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    memory = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     buffer = pa.py_buffer(memory)
     reader = pa.ipc.open_file(buffer)
     views = []
