@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-torcheeg test-triton bench lint clean
+.PHONY: demo test test-long test-real test-torcheeg test-triton test-gpu bench lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -33,6 +33,10 @@ test-triton: $(VENV)/installed-test
 	echo "$(abspath $(VENV))/lib/$$(ls $(VENV)/lib)/site-packages" > $(TRITON)/lib/$$(ls $(VENV)/lib)/site-packages/project.pth
 	$(TRITON)/bin/pip install --quiet --no-deps triton==3.7.1
 	TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -m triton
+
+# Two ranks over NCCL against one: where there are two GPUs.
+test-gpu: $(VENV)/installed-test
+	$(BIN)/python -m tests.gpu
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench

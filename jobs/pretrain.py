@@ -23,7 +23,8 @@ def main() -> None:
         settings = experiment.pretrain
         windows = 9 * settings.rounds * len(experiment.corpora)
         steps = count_steps(experiment, store)
-        show_plan(experiment, [f"{steps} steps of {windows} windows on {settings.workers} workers"])
+        workers = settings.workers if isinstance(settings.workers, int) else "{} to {}".format(*settings.workers)
+        show_plan(experiment, [f"{steps} steps of {windows} windows on {workers} workers"])
         return
 
     from emod.storage import redact

@@ -17,14 +17,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import ica_cost, ingest_speed, model_speed, store_speed
+from tests.bench import ica_cost, ingest_speed, loader_speed, model_speed, ray_step, store_speed
 from tests.bench.ratio import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "store": store_speed.measure,
     "ica": lambda folder: ica_cost.measure(),
     "ingest": ingest_speed.measure,
+    "loader": loader_speed.measure,
     "model": lambda folder: model_speed.measure(),
+    "ray": ray_step.measure,
 }
 
 

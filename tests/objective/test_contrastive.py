@@ -43,6 +43,55 @@ def test_equals_the_equations(n: int, seed: int, tau: float, d_max: float) -> No
     assert got == pytest.approx(naive_loss(z.tolist(), va.tolist(), tau, d_max), rel=1e-12, abs=1e-12)
 
 
+# Of words and of corners: pairs of weight exactly 0, some 5 apart to the bit, many ties.
+FEW = [(0.0, 0.0), (3.0, 2.0), (-1.0, -1.0), (-1.0, 2.0), (4.0, -4.0), (-4.0, 4.0)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    places=st.lists(st.integers(0, len(FEW) - 1), min_size=2, max_size=12),
+    sources=st.lists(st.integers(0, 11), min_size=12, max_size=12),
+    objective=st.sampled_from(["soft_va", "ids"]),
+)
+def test_equals_the_equations_where_windows_and_labels_repeat(
+    places: list[int], sources: list[int], objective: str
+) -> None:
+    """A window drawn twice is a row twice; ids are places so far apart that other pairs weigh 0. In both precisions."""
+    z = draw(12)[0][sources[: len(places)]]
+    va = torch.tensor([FEW[place] if objective == "soft_va" else (100.0 * place, 0.0) for place in places]).double()
+    weights = va_weights(va, d_max=5.0) if objective == "soft_va" else same_id_weights(torch.tensor(places))
+    loss, alone = contrastive_loss(z, weights, 0.07)
+    wanted = naive_loss(z.tolist(), va.tolist(), 0.07, 5.0)
+    assert loss.item() == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+    near = [[math.dist(a, b) < 5 for b in va.tolist()] for a in va.tolist()]
+    assert alone.item() == sum(sum(row) == 1 for row in near)  # none but itself
+    single = contrastive_loss(z.float(), weights.float(), 0.07)[0]
+    assert single.item() == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_gradient_is_that_of_the_equations() -> None:
+    """Of the loss written pair by pair, in float64; and single precision as near to it as rounding of rows allows."""
+    z, _ = draw(10)
+    va = torch.tensor([FEW[i % len(FEW)] for i in (0, 1, 2, 3, 1, 0, 4, 5, 3, 2)]).double()
+    rows, mine = z.clone().requires_grad_(), z.clone().requires_grad_()
+    terms = []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        w = [max(0.0, 1 - math.dist(va[i].tolist(), va[j].tolist()) / 5) for j in others]
+        if sum(w) > 0:
+            similar = torch.stack([torch.exp(sum(rows[i] * rows[j]) / 0.07) for j in others])
+            terms.append(-(torch.tensor(w, dtype=torch.float64) * (similar / similar.sum()).log()).sum() / sum(w))
+    (sum(terms) / len(z)).backward()
+    va_contrastive_loss(mine, va).backward()
+    assert rows.grad is not None
+    assert mine.grad is not None
+    assert (mine.grad - rows.grad).norm() <= 1e-12 * rows.grad.norm()
+    single = z.float().requires_grad_()
+    va_contrastive_loss(single, va.float()).backward()
+    assert single.grad is not None
+    assert (single.grad.double() - rows.grad).norm() <= 2e-6 * rows.grad.norm()
+
+
 def test_defaults_are_the_papers() -> None:
     z, va = draw(10)
     assert va_contrastive_loss(z, va).item() == pytest.approx(naive_loss(z.tolist(), va.tolist(), 0.07, 5.0), rel=1e-12)

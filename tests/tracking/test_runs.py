@@ -232,8 +232,10 @@ def test_more_metrics_than_one_batch_arrive_by_themselves(uri: str) -> None:
     log = MetricLog(client, run_id)
     for step in range(MetricLog.LARGEST_BUFFER // 2):
         log.log(step, {"a": step, "b": -step})
+    log._sender.submit(int).result()  # what was handed over is sent
     assert len(points(client, run_id, "a")) == MetricLog.LARGEST_BUFFER // 2
     log.log(999, {f"m{i}": i for i in range(1200)})
+    log._sender.submit(int).result()
     assert points(client, run_id, "m1199") == [(999, 1199.0)]
 
 

@@ -101,6 +101,7 @@ def make_pretrain_experiment(make_experiment: Callable[..., Experiment]) -> Call
             "learning_rate": 5.0e-3,
             "workers": 2,
             "checkpoint_every_steps": 3,
+            "watch_every_steps": 5,
             "max_failures": 1,
         }
         tune = {

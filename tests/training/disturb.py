@@ -9,6 +9,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,30 +18,53 @@ from typing import Any
 Loop = Callable[[dict[str, Any]], None]
 
 
-def disturb_pretraining(step: int, marker: str, *, kill: bool) -> Loop:
-    """Pretraining that stalls after so many steps are logged, or whose first worker then dies; once, with a marker."""
+def disturb_pretraining(step: int, marker: str, *, kill: bool, upload: int | None = None) -> Loop:
+    """Pretraining that stalls after so many steps are logged, or whose first worker then dies; once, with a marker.
+
+    The marker names the node of the first worker.
+
+    With ``upload``, the checkpoint of that step never gets beyond its first file, and the worker dies over it. The next
+    attempt leaves in ``<marker>.from`` at which step it began.
+    """
 
     def loop(config: dict[str, Any]) -> None:
+        import ray
         import ray.train
 
+        from emod import storage
         from emod.tracking import MetricLog
         from emod.training.pretrainer import Pretrainer
 
-        MetricLog.LONGEST_WAIT_S = 0.0  # every point is sent at once, those past the last checkpoint too
-        untouched = Pretrainer.steps
+        untouched, log, copy = Pretrainer.steps, MetricLog.log, storage.upload
+        uploading = threading.Event()
+
+        def log_now(self: MetricLog, *told: Any) -> None:
+            log(self, *told)
+            self.flush()  # every point is sent at once, those past the last checkpoint too
+
+        def copy_one(path: str, url: str) -> None:
+            if upload is not None and f"/{upload:09d}-" in url and url.endswith("model.safetensors"):
+                uploading.set()
+                time.sleep(600)
+            copy(path, url)
 
         def steps(self: Pretrainer) -> Any:
+            if os.path.exists(marker):
+                Path(f"{marker}.from").write_text(str(self.next_step))
             for report in untouched(self):
                 yield report
                 if self.next_step == step and not os.path.exists(marker):
                     if ray.train.get_context().get_world_rank() == 0:
-                        Path(marker).touch()
+                        assert upload is None or uploading.wait(60), "the upload has begun"
+                        Path(marker).write_text(ray.get_runtime_context().get_node_id())
                         if kill:
                             os.kill(os.getpid(), signal.SIGKILL)
                     if not kill:
                         time.sleep(600)
 
-        Pretrainer.steps = steps  # type: ignore[method-assign]
+        Pretrainer.steps, MetricLog.log = steps, log_now  # type: ignore[method-assign]
+        if not os.path.exists(marker):
+            storage.upload = copy_one
         importlib.import_module("emod.training.pretrain")._pretrain_worker(config)
 
     return loop
@@ -54,23 +78,24 @@ def disturb_finetuning(epoch: int, marker: str, kappas: tuple[float, ...], weigh
 
         from safetensors.torch import save_file
 
-        finetune = importlib.import_module("emod.training.finetune")
-        train, scored, now = finetune._train_epoch, finetune.score, [0]
+        from emod.training import finetuner
 
-        def train_epoch(classifier: Any, *others: Any) -> float:
-            now[0] = others[5]
+        train, scored, now = finetuner.Finetuner.train_epoch, finetuner.score, [0]
+
+        def train_epoch(self: Any, rows: Any) -> float:
+            now[0] = self.next_epoch
             if now[0] == epoch and not os.path.exists(marker):
                 Path(marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            loss = train(classifier, *others)
-            save_file(classifier.state_dict(), f"{weights}/{now[0] + 1}.safetensors")
+            loss = train(self, rows)
+            save_file(self.classifier.state_dict(), f"{weights}/{now[0] + 1}.safetensors")
             return loss
 
         def score(*told: Any, **more: Any) -> Any:
             return dataclasses.replace(scored(*told, **more), kappa=kappas[now[0]])
 
-        finetune._train_epoch, finetune.score = train_epoch, score  # type: ignore[attr-defined]
-        finetune._finetune_worker(config)
+        finetuner.Finetuner.train_epoch, finetuner.score = train_epoch, score  # type: ignore[method-assign]
+        importlib.import_module("emod.training.finetune")._finetune_worker(config)
 
     return loop
 

@@ -17,10 +17,12 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 
 from emod.catalog import EmodConfig, Experiment
 from emod.errors import RequestError
+from emod.evaluation import make_target, split_subjects
 from emod.model import Emod
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import Finetuned, Pretrained, finetune, fit_plane_head, score_test_subjects
+from emod.training.finetuner import Finetuner
 from tests.training import disturb
 from tests.training.tiny_store import PretrainRun
 
@@ -224,14 +226,14 @@ def test_the_backbone_has_its_share_of_the_rate(
     """0 freezes it. The schedule ends at the last rate, each part at its share."""
     experiment = make_pretrain_experiment(Path("unused"), finetune={"backbone_rate": rate, "epochs": 1})
     settings = experiment.finetune
-    target = MODULE.make_target(store.metadata("seed_iv"), "emotion")
+    target = make_target(store.metadata("seed_iv"), "emotion")
     torch.manual_seed(0)
     backbone = Emod(tiny)
-    classifier = MODULE._new_classifier(backbone, target, settings)
+    split = split_subjects(store.metadata("seed_iv"), settings.split)
+    finetuner = Finetuner(backbone, store, settings, target, split, seed=0, device=torch.device("cpu"))
+    classifier = finetuner.classifier
     assert classifier.backbone.config.dropout == settings.dropout
-    optimiser = MODULE._new_optimiser(classifier, settings)
-    rows = np.arange(24)
-    loss = MODULE._train_epoch(classifier, optimiser, store, settings, rows, target, 0, 0, torch.device("cpu"))
+    loss = finetuner.train_epoch(np.arange(24))
     assert 0.5 < loss < 5
     changed = any(
         not torch.equal(weight, backbone.state_dict()[name]) for name, weight in classifier.backbone.named_parameters()
@@ -242,7 +244,7 @@ def test_the_backbone_has_its_share_of_the_rate(
     # Three batches: the last one's rate is two thirds down the cosine.
     last = settings.final_learning_rate
     wanted = last + (settings.learning_rate - last) * (1 + np.cos(np.pi * 2 / 3)) / 2
-    assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([wanted, wanted * rate])
+    assert [group["lr"] for group in finetuner.optimiser.param_groups] == pytest.approx([wanted, wanted * rate])
 
 
 def test_an_epoch_sees_each_training_window_once_in_its_own_order(
@@ -257,16 +259,17 @@ def test_an_epoch_sees_each_training_window_once_in_its_own_order(
 
     store = Spy(store_url, ShardStore.open(store_url).manifest)
     settings = make_pretrain_experiment(Path("unused")).finetune
-    target = MODULE.make_target(store.metadata("seed_iv"), "emotion")
+    target = make_target(store.metadata("seed_iv"), "emotion")
+    split = split_subjects(store.metadata("seed_iv"), settings.split)
     rows = np.arange(10, 47)
     passes = []
     for number, epoch in enumerate((0, 1, 0)):
         torch.manual_seed(0)
-        classifier = MODULE._new_classifier(Emod(tiny), target, settings)
-        optimiser = MODULE._new_optimiser(classifier, settings)
+        finetuner = Finetuner(Emod(tiny), store, settings, target, split, seed=0, device=torch.device("cpu"))
+        finetuner.next_epoch = epoch
         order.clear()
         torch.manual_seed(number + 50)  # whatever was drawn before
-        loss = MODULE._train_epoch(classifier, optimiser, store, settings, rows, target, epoch, 0, torch.device("cpu"))
+        loss = finetuner.train_epoch(rows)
         passes.append(([*order], loss))
     assert all(sorted(rows_read) == rows.tolist() for rows_read, _ in passes)
     assert passes[0] == passes[2]

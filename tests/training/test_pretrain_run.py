@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import ray.train
@@ -18,14 +22,16 @@ import torch
 from mlflow import MlflowClient
 
 from emod.catalog import Experiment
+from emod.catalog.experiment import Addresses
 from emod.errors import DataError, RequestError
 from emod.evaluation import split_subjects
 from emod.model import Emod
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import count_steps, draws_per_region, held_out_subjects, load_pretrained, pretrain
+from emod.training.checkpoint import fetch_newest, load_checkpoint
 from emod.training.launch import TrainResources, launch
-from emod.training.pretrainer import Pretrainer, select_windows
+from emod.training.pretrainer import Pretrainer, make_plan, select_windows
 from tests.training import disturb
 from tests.training.tiny_store import PretrainRun
 
@@ -134,11 +140,11 @@ def test_a_name_is_refused_to_other_settings(
 def assert_as_undisturbed(pretrain_run: PretrainRun, found: Emod, uri: str, run_id: str) -> None:
     """The same weights, and each step's points once, to the bit."""
     assert_equal_weights(found, pretrain_run.pretrained.model)
-    for name in COMPUTED:
+    for name in (*COMPUTED, "alignment", "uniformity", "va_rank_correlation", "knn_balanced_accuracy/seed_iv"):
         assert points(uri, run_id, name) == points(pretrain_run.uri, pretrain_run.run_id, name)
 
 
-def test_a_killed_worker_changes_nothing(
+def test_a_worker_killed_over_an_upload_changes_nothing(
     pretrain_run: PretrainRun,
     store: ShardStore,
     make_pretrain_experiment: Callable[..., Experiment],
@@ -146,14 +152,89 @@ def test_a_killed_worker_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """It dies after step 10, which it has logged; the last checkpoint is of step 9."""
+    """Step 10 is taken and logged while the checkpoint of step 9 is half uploaded: the one of step 6 is the last."""
     runs, uri = new_runs()
     run_id = ensure_run(uri, "tests", "backbone", {})
     killed = tmp_path / "killed"
-    monkeypatch.setattr(MODULE, "_pretrain_worker", disturb.disturb_pretraining(10, str(killed), kill=True))
-    resumed = pretrain(make_pretrain_experiment(runs), store, tracking=(uri, run_id), advance=lambda *told: None)
-    assert killed.exists()
+    told: list[str] = []
+    monkeypatch.setattr(MODULE, "_pretrain_worker", disturb.disturb_pretraining(10, str(killed), kill=True, upload=9))
+    resumed = pretrain(
+        make_pretrain_experiment(runs),
+        store,
+        tracking=(uri, run_id),
+        advance=lambda steps=1, note="": told.append(note),
+    )
+    assert Path(f"{killed}.from").read_text() == "6"
     assert_as_undisturbed(pretrain_run, resumed.model, uri, run_id)
+    assert told[-1].endswith(", 2 workers, resumed at step 6")
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    lines = [line for path in logs.glob("worker-*.out") for line in path.read_text().splitlines()]
+    assert lines.count("run backbone: 12 steps, 2 workers, resumed at step 6") == 1
+    assert MlflowClient(uri).get_run(run_id).data.tags["emod.world_size"] == "2"
+
+
+def take_up(
+    pretrain_run: PretrainRun,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    workers: int | tuple[int, int],
+) -> tuple[list[str], list[tuple[int, float]], Emod]:
+    """Ends a copy of the run from its checkpoint of step 9, in the middle of an epoch: notes of the bar, losses."""
+    runs, uri = new_runs()
+    whole = Path(pretrain_run.experiment.addresses.runs_url(), "backbone")
+    (checkpoint,) = (whole / "checkpoints").glob("000000009-*")
+    shutil.copytree(checkpoint, runs / "backbone" / "checkpoints" / checkpoint.name)
+    run_id = ensure_run(uri, "tests", "backbone", {})
+    experiment = make_pretrain_experiment(runs, workers=workers, cpus_per_worker=0.5)
+    told: list[str] = []
+    store = ShardStore.open(experiment.addresses.store_url())
+    found = pretrain(experiment, store, tracking=(uri, run_id), advance=lambda steps=1, note="": told.append(note))
+    return told, points(uri, run_id, "loss"), found.model
+
+
+def assert_close_losses(found: list[tuple[int, float]], pretrain_run: PretrainRun) -> None:
+    """The sums are taken in another order, no more: 1e-6 of the loss in single precision, step by step."""
+    wanted = points(pretrain_run.uri, pretrain_run.run_id, "loss")[9:]
+    assert [step for step, _ in found] == [step for step, _ in wanted] == [10, 11, 12]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in wanted], rel=1e-6)
+
+
+def test_a_run_of_two_workers_is_ended_by_one(
+    pretrain_run: PretrainRun,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+) -> None:
+    told, losses, _ = take_up(pretrain_run, make_pretrain_experiment, new_runs, 1)
+    assert_close_losses(losses, pretrain_run)
+    assert told[-1].endswith(", 1 worker, resumed at step 9")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [2, 3, (1, 3)])
+def test_a_run_of_two_workers_is_ended_by_others(
+    pretrain_run: PretrainRun,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    workers: int | tuple[int, int],
+) -> None:
+    """As many as there is room for, where a range is given: four would fit."""
+    told, losses, model = take_up(pretrain_run, make_pretrain_experiment, new_runs, workers)
+    assert_close_losses(losses, pretrain_run)
+    most = workers if isinstance(workers, int) else workers[1]
+    assert told[-1].endswith(f", {most} workers, resumed at step 9")
+    if workers == 2:
+        assert_equal_weights(model, pretrain_run.pretrained.model)
+        assert losses == points(pretrain_run.uri, pretrain_run.run_id, "loss")[9:]
+
+
+@pytest.mark.parametrize("workers", [19, (1, 19)])
+def test_more_workers_than_windows_are_refused(
+    make_pretrain_experiment: Callable[..., Experiment], store: ShardStore, tmp_path: Path, workers: Any
+) -> None:
+    experiment = make_pretrain_experiment(tmp_path, workers=workers)
+    with pytest.raises(RequestError, match=r"^pretrain\.workers = 19: a batch has 18 windows; .*at most that many"):
+        pretrain(experiment, store, tracking=("unused", "unused"), advance=lambda *told: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long
@@ -196,25 +277,163 @@ def test_a_killed_driver_changes_nothing(
     assert_as_undisturbed(pretrain_run, resumed.model, uri, run_id)
 
 
-def test_a_workers_bad_data_is_the_drivers(ray_cluster: None, tmp_path: Path) -> None:
-    """One line, the worker's own; not Ray's report of it."""
+@pytest.mark.long
+def test_a_lost_node_changes_nothing(
+    pretrain_run: PretrainRun,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    tmp_path: Path,
+) -> None:
+    """SIGKILL of the raylet of the first worker's node after step 10: another node has room, and takes up step 9."""
+    runs, uri = new_runs()
+    experiment = make_pretrain_experiment(runs)
+    run_id = ensure_run(uri, "tests", "backbone", {})
+    root = Path(__file__).resolve().parents[2]
+    driver = subprocess.Popen(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("lost_node.py")),
+            experiment.model_dump_json(),
+            uri,
+            run_id,
+            str(tmp_path),
+        ],
+        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        | {"PYTHONPATH": os.pathsep.join((str(root / "platform"), str(root))), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = driver.communicate(timeout=600)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGKILL)
+    assert driver.returncode == 0, err
+    told = json.loads(out.splitlines()[-1])
+    assert told["alive"] == 3, "the head and two others"
+    assert told["notes"][-1].endswith(", 2 workers, resumed at step 9")
+    assert Path(tmp_path, "stalled.from").read_text() == "9"
+    found = load_pretrained(str(runs), "backbone").model
+    assert_as_undisturbed(pretrain_run, found, uri, run_id)
+
+
+def test_bad_data_of_one_worker_stops_all_at_once(ray_cluster: None, tmp_path: Path) -> None:
+    """One line, the worker's own, at the first attempt, and nobody is left waiting for who has stopped."""
 
     def loop(config: dict[str, Any]) -> None:
+        import torch.distributed as dist
+
+        rank = ray.train.get_context().get_world_rank()
+        Path(config["folder"], f"{rank}-{os.getpid()}").touch()
         config["watch"].post(3, "on the way")
-        raise DataError("step 7: the loss is not finite")
+        if rank == 1:
+            raise DataError("step 7: the loss is not finite")
+        dist.barrier()
 
     ticks: list[tuple[int, str]] = []
+    seen = tmp_path / "seen"
+    seen.mkdir()
     with pytest.raises(DataError) as caught:
         launch(
             loop,
-            {},
+            {"folder": str(seen)},
             run_name="bad",
             runs_url=str(tmp_path),
-            resources=TrainResources(1, 1.0, gpu=False, max_failures=0),
+            resources=TrainResources(2, 1.0, gpu=False, max_failures=5),
             advance=lambda steps=1, note="": ticks.append((steps, note)),
         )
     assert str(caught.value) == "step 7: the loss is not finite"
     assert ticks == [(3, "on the way")]
+    workers = sorted(path.name.split("-") for path in seen.iterdir())
+    assert [rank for rank, _ in workers] == ["0", "1"]
+    for _, pid in workers:
+        wait_until_gone(int(pid))
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(600):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"worker {pid} is left")
+
+
+def test_a_bad_window_stops_the_run_and_leaves_the_last_checkpoint(
+    store: ShardStore,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    tmp_path: Path,
+    ray_cluster: None,
+) -> None:
+    """Bytes of one window are damaged in the store, where they make no number; the rest learns to the step before."""
+    runs, uri = new_runs()
+    copy = tmp_path / "store"
+    shutil.copytree(store.url, copy)
+    experiment = make_pretrain_experiment(runs, max_failures=5, checkpoint_every_steps=2).model_copy(
+        update={"addresses": Addresses(store=str(copy), runs=str(runs))}
+    )
+    step, row = first_drawn_at(experiment, store, "deap", at_least=4)
+    spoil(copy, store, "deap", row)
+    damaged = ShardStore.open(str(copy))
+    run_id = ensure_run(uri, "tests", "backbone", {})
+    with pytest.raises(DataError) as caught:
+        pretrain(experiment, damaged, tracking=(uri, run_id), advance=lambda *told: None)
+    window = store.metadata("deap")["window_id"][row].as_py()
+    assert str(caught.value).startswith(f"step {step + 1}: the loss is not finite: corpus deap: windows {window} hold")
+    assert "\n" not in str(caught.value)
+    assert [number for number, _ in points(uri, run_id, "loss")] == list(range(1, step + 1))
+
+    local = tmp_path / "local"
+    local.mkdir()
+    assert fetch_newest(str(runs / "backbone" / "checkpoints"), local) is not None
+    whole = Emod(experiment.model)
+    optimiser = torch.optim.AdamW(whole.parameters())
+    assert load_checkpoint(local, whole, optimiser) == {"next_step": step // 2 * 2}
+    assert all(bool(torch.isfinite(weight).all()) for weight in whole.state_dict().values())
+
+
+def first_drawn_at(experiment: Experiment, store: ShardStore, corpus: str, *, at_least: int) -> tuple[int, int]:
+    """A row of the store that the plan draws for the first time at a step, and that step."""
+    selected = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
+    plan = make_plan(selected, experiment.pretrain, experiment.seed)
+    seen: set[int] = set()
+    for step in range(STEPS):
+        fresh = set(selected[corpus].rows[plan.batch(step)[corpus]].tolist()) - seen
+        if step >= at_least and fresh:
+            return step, min(fresh)
+        seen |= fresh
+    raise AssertionError("every row is drawn early")
+
+
+def spoil(folder: Path, store: ShardStore, corpus: str, row: int) -> None:
+    """Overwrites samples of one window with bytes that are no number; the file keeps its length."""
+    samples = store.windows(corpus, [row]).astype(np.float16).tobytes()
+    (path,) = [path for path in folder.rglob("*.arrow") if samples in path.read_bytes()]
+    content = path.read_bytes()
+    path.write_bytes(content.replace(samples, b"\xff" * 8 + samples[8:]))
+
+
+def test_a_shard_that_is_cut_off_is_refused_before_anything_starts(
+    store: ShardStore,
+    make_pretrain_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    tmp_path: Path,
+) -> None:
+    runs, uri = new_runs()
+    copy = tmp_path / "store"
+    shutil.copytree(store.url, copy)
+    shard = store.manifest.corpora["deap"].shards[1].tensors
+    (copy / shard).write_bytes((copy / shard).read_bytes()[:-100])
+    with pytest.raises(DataError) as caught:
+        pretrain(
+            make_pretrain_experiment(runs),
+            ShardStore.open(str(copy)),
+            tracking=(uri, "unused"),
+            advance=lambda *told: None,
+        )
+    assert f"{copy}, corpus deap: missing, cut off or changed: {shard};" in str(caught.value)
 
 
 def test_nothing_is_held_out_without_fine_tuning(store: ShardStore, make_experiment: Callable[..., Experiment]) -> None:

@@ -171,7 +171,7 @@ def test_no_two_windows_share_their_chances(store: ShardStore, tiny: EmodConfig)
     pretrainer = new_pretrainer(store, tiny, settings_of())
     places = 4 * tiny.layers + 2
     keys = torch.cat([pretrainer._keys(step).flatten() for step in (0, 1)])
-    masks = torch.cat([WindowDropout(0.5, place).keep(torch.empty(len(keys), 256), keys) for place in range(places)])
+    masks = torch.cat([WindowDropout(0.5, place).keep((len(keys), 256), keys) for place in range(places)])
     assert len({tuple(mask) for mask in masks.tolist()}) == places * 2 * 27
 
 
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_names_step_and_windows(store: ShardStore, tin
         next(steps)
     message = str(caught.value)
     assert pretrainer.next_step == 2
-    assert "step 2" in message
+    assert message.startswith("step 3: the loss is not finite: corpus deap: windows ")
     assert store.metadata("deap")["window_id"][victim].as_py() in message
     assert "\n" not in message
     for name, weight in pretrainer.model.named_parameters():
@@ -231,8 +231,23 @@ def test_a_loss_that_diverged_on_good_windows_says_so(store: ShardStore, tiny: E
     pretrainer = new_pretrainer(store, tiny, settings_of())
     with torch.no_grad():
         pretrainer.model.projection.contract.bias.fill_(torch.inf)
-    with pytest.raises(DataError, match=r"step 0: .*not finite.*every window of its batch is finite.*learning_rate"):
+    with pytest.raises(DataError, match=r"step 1: .*not finite.*every window of its batch is finite.*learning_rate"):
         next(pretrainer.steps())
+
+
+def test_a_gradient_that_is_not_finite_takes_no_step(store: ShardStore, tiny: EmodConfig) -> None:
+    """The loss of it is finite: the second step stops, after what the first has learned."""
+    pretrainer = new_pretrainer(store, tiny, settings_of())
+    steps = pretrainer.steps()
+    next(steps)
+    weight = pretrainer.model.projection.contract.weight
+    weight.register_hook(lambda gradient: torch.full_like(gradient, torch.nan))
+    learned = {name: value.clone() for name, value in pretrainer.model.state_dict().items()}
+    with pytest.raises(DataError, match=r"^step 2: the gradient is not finite: every window of its batch is finite"):
+        next(steps)
+    for name, value in pretrainer.model.named_parameters():
+        assert torch.equal(value, learned[name]), name
+    assert pretrainer.next_step == 1
 
 
 def test_subjects_held_out_are_never_drawn(store: ShardStore, tiny: EmodConfig) -> None:
@@ -316,7 +331,7 @@ def test_corpora_of_one_montage_go_through_together(
 
 
 def first_loss(
-    store: ShardStore, tiny: EmodConfig, objective: str, monkeypatch: pytest.MonkeyPatch
+    store: ShardStore, tiny: EmodConfig, objective: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> tuple[Pretrainer, StepReport, torch.Tensor, torch.Tensor]:
     """The first step without dropout, and the rows and weights that its loss saw."""
     seen: list[torch.Tensor] = []
@@ -325,7 +340,7 @@ def first_loss(
         lambda z, weights, temperature: seen.extend((z, weights)) or contrastive_loss(z, weights, temperature),
     )
     still = tiny.model_copy(update={"dropout": 0.0, "pool_dropout": 0.0})
-    pretrainer = new_pretrainer(store, still, settings_of(objective=objective))
+    pretrainer = new_pretrainer(store, still, settings_of(objective=objective, **changes))
     return pretrainer, next(pretrainer.steps()), *seen
 
 
@@ -342,14 +357,18 @@ def test_hard_va_attracts_within_a_region(store: ShardStore, tiny: EmodConfig, m
 def test_augment_attracts_two_views_of_one_window(
     store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, report, z, weights = first_loss(store, tiny, "augment", monkeypatch)
-    assert (report.n_windows, report.anchors_alone) == (54, 0)
-    assert weights.sum(dim=1).tolist() == [1.0] * 54
+    """A window that was drawn twice has four views, which all attract."""
+    pretrainer, report, z, weights = first_loss(store, tiny, "augment", monkeypatch, rounds=2)
+    assert (report.n_windows, report.anchors_alone) == (108, 0)
+    drawn = [[(name, row) for row in picks.tolist()] * 2 for name, picks in pretrainer.plan.batch(0).items()]
+    views = [view for corpus in drawn for view in corpus]
+    same = [[one == other for other in views] for one in views]
+    assert np.array_equal(weights.numpy(), np.array(same) & ~np.eye(108, dtype=bool))
+    assert len(set(views)) < 54, "one was drawn twice"
     partner = weights.argmax(dim=1)
-    assert torch.equal(partner[partner], torch.arange(54))
     # Views of one window are near each other in a fresh network, some of them the very same signal.
-    similar = (z @ z.T)[torch.arange(54), partner]
-    assert 0 < int((similar > 1 - 1e-5).sum()) < 54
+    similar = (z @ z.T)[torch.arange(108), partner]
+    assert 0 < int((similar > 1 - 1e-5).sum()) < 108
 
 
 def test_scratch_takes_no_step(store: ShardStore, tiny: EmodConfig) -> None:
@@ -380,13 +399,34 @@ def test_batches_are_read_in_order_and_one_ahead(store: ShardStore, tiny: EmodCo
     assert reads == planned
 
 
+def test_windows_for_a_gpu_are_the_same(store: ShardStore, tiny: EmodConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in half precision, as they are stored, and are converted there."""
+    losses = [report.loss for report in new_pretrainer(store, tiny, settings_of()).steps()]
+    halves: list[torch.dtype] = []
+
+    def windows(self: Pretrainer, name: str, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        halves.append((found := self._store.half_windows(name, rows)).dtype)
+        return found
+
+    monkeypatch.setattr(Pretrainer, "_windows", windows)
+    assert [report.loss for report in new_pretrainer(store, tiny, settings_of()).steps()] == losses
+    assert set(halves) == {torch.float16}
+
+
 def test_reading_fails_loudly(store: ShardStore, tiny: EmodConfig) -> None:
-    """An error of the reading thread reaches the loop, as itself."""
+    """An error of the reading thread reaches the loop, with the step whose windows were to be read."""
 
     def refuse(corpus: str, rows: list[int]) -> None:
-        if pretrainer.next_step >= 1:
+        if set(rows) == set(pretrainer.plan.batch(2)[corpus].tolist()):
             raise DataError("shard 7 is damaged")
 
     pretrainer = new_pretrainer(Spy(store, refuse), tiny, settings_of())
-    with pytest.raises(DataError, match="shard 7 is damaged"):
+    first = {int(row) for row in pretrainer.plan.batch(2)["dasps"]}
+    with pytest.raises(DataError) as caught:
         list(pretrainer.steps())
+    told, _, reason = str(caught.value).partition(" cannot be read: ")
+    assert reason == "shard 7 is damaged"
+    assert told.startswith("step 3: corpus dasps: windows ")
+    assert told.endswith(f" and {len(first) - 4} more")
+    ids = {store.metadata("dasps")["window_id"][row].as_py() for row in first}
+    assert set(told.partition("windows ")[2].partition(" and ")[0].split(", ")) < ids

@@ -49,10 +49,12 @@ class PretrainRun:
     pretrained: Pretrained
 
 
-def write_tiny_store(url: str) -> None:
-    """Writes three corpora; the first two electrodes swing with valence and with arousal."""
+def write_tiny_store(
+    url: str, shapes: dict[str, tuple[tuple[str, ...], float, float]] = SHAPES, settings: dict[str, Any] | None = None
+) -> None:
+    """Writes corpora of these shapes; the first two electrodes swing with valence and with arousal."""
     corpora = {}
-    for number, (corpus, (channels, sfreq_hz, window_s)) in enumerate(SHAPES.items()):
+    for number, (corpus, (channels, sfreq_hz, window_s)) in enumerate(shapes.items()):
         rng = np.random.default_rng(number)
         n_samples = int(sfreq_hz * window_s)
         time_s = np.arange(n_samples) / sfreq_hz
@@ -107,4 +109,4 @@ def write_tiny_store(url: str) -> None:
             cleaning={},
         )
     storage.remove_folder(storage.join(url, "staging"))
-    publish(url, Manifest(version=1, emod_version="0", settings={}, corpora=corpora))
+    publish(url, Manifest(version=1, emod_version="0", settings=settings or {}, corpora=corpora))

@@ -144,8 +144,8 @@ def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[tuple[st
         if len(kinds) > 1:
             union = len(place)
             if depth + 1 < len(loc):
-                of_dict = str(part).startswith("dict[")
-                here = next(kind for kind in kinds if (get_origin(kind) is dict) == of_dict)
+                name = str(part).partition("[")[0]
+                here = next((k for k in kinds if getattr(get_origin(k) or k, "__name__", "") == name), kinds[0])
             continue
         (kind,) = kinds
         place.append(str(part))

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 from mlflow import MlflowClient
@@ -27,7 +31,7 @@ from mlflow.exceptions import MlflowException
 
 import emod
 from emod.catalog import Experiment, dump_yaml, fingerprint
-from emod.errors import RequestError
+from emod.errors import DataError, RequestError
 from emod.storage import is_local, redact
 
 __all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
@@ -46,6 +50,7 @@ RESOURCE_FIELDS = frozenset(
         "gpu",
         "max_failures",
         "threads_per_worker",
+        "watch_every_steps",
         "workers",
     }
 )
@@ -131,7 +136,12 @@ def ensure_run(uri: str, experiment_name: str, run_name: str, tags: Mapping[str,
 
 
 def log_experiment(
-    client: MlflowClient, run_id: str, experiment: Experiment, *, world_size: int, exclude: Collection[str] = ()
+    client: MlflowClient,
+    run_id: str,
+    experiment: Experiment,
+    *,
+    world_size: int | tuple[int, int],
+    exclude: Collection[str] = (),
 ) -> None:
     """Record what the run is: params, ``experiment.yaml``, and tags for code, versions and world size.
 
@@ -142,7 +152,7 @@ def log_experiment(
         client: Of the run's tracking URI.
         run_id: From ``ensure_run``.
         experiment: Resolved.
-        world_size: Number of workers of this attempt.
+        world_size: Number of workers of this attempt, or the least and the most; training then sets what it has.
         exclude: Top-level fields that play no part in this run; pretraining leaves out ``finetune``.
 
     Raises:
@@ -169,7 +179,7 @@ def log_experiment(
         {
             "emod.experiment": experiment.name,
             "emod.experiment_hash": fingerprint(experiment, exclude=("addresses",)),
-            "emod.world_size": str(world_size),
+            "emod.world_size": str(world_size) if isinstance(world_size, int) else "{}-{}".format(*world_size),
             **{f"emod.{key}": value for key, value in resources.items()},
             **_code_tags(),
         },
@@ -215,6 +225,9 @@ class MetricLog:
     A name is asked for at the tracking store when it first appears: steps up to its last logged one are dropped, since
     a run resumed from a checkpoint replays them. NaN and infinities are not sent, because MLflow stores infinities as
     1.8e308, which ruins the chart; the tag ``emod.non_finite`` says which name had one first, and when.
+
+    Batches are sent in a thread of their own, one after the other, so a slow server does not hold up the steps. After
+    one that failed none is sent: a gap would not be filled by whoever resumes.
     """
 
     LARGEST_BUFFER = 500
@@ -227,28 +240,73 @@ class MetricLog:
         self._buffer: list[Metric] = []
         self._sent_at = time.monotonic()
         self._reported_non_finite = False
+        self._lock = threading.Lock()
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._failure: Exception | None = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of one step; steps rise. What is kept is sent with the next batch."""
+        """Take the values of one step; steps rise. What is kept is sent with the next batch.
+
+        Raises:
+            DataError: If an earlier batch found MLflow's disk full.
+            MlflowException: If an earlier batch was refused for another reason.
+        """
+        if self._failure is not None:
+            raise self._failure
         now_ms = int(time.time() * 1000)
         for name, value in values.items():
             if step <= self._last_logged(name):
                 continue
             self._last_step[name] = step
             if math.isfinite(value):
-                self._buffer.append(Metric(name, float(value), now_ms, step))
+                with self._lock:
+                    self._buffer.append(Metric(name, float(value), now_ms, step))
             elif not self._reported_non_finite:
                 self._client.set_tag(self._run_id, "emod.non_finite", f"{name} = {value} at step {step}")
                 self._reported_non_finite = True
         if len(self._buffer) >= self.LARGEST_BUFFER or time.monotonic() - self._sent_at > self.LONGEST_WAIT_S:
+            self._sent_at = time.monotonic()
+            self._sender.submit(self._send)
+
+    def __enter__(self) -> MetricLog:
+        """Itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Sends what is kept, up to where the steps stopped; an error of theirs is the one to be told."""
+        with suppress(Exception) if kind is not None else nullcontext():
             self.flush()
 
     def flush(self) -> None:
-        """Send what is kept. Call it before each checkpoint and at the end."""
-        for start in range(0, len(self._buffer), self.LARGEST_BUFFER):
-            self._client.log_batch(self._run_id, metrics=self._buffer[start : start + self.LARGEST_BUFFER])
-        self._buffer.clear()
-        self._sent_at = time.monotonic()
+        """Send what is kept, and wait until all is sent; any thread may. Call it before each checkpoint and at the end.
+
+        Raises:
+            DataError, MlflowException: As `log`.
+        """
+        self._sender.submit(self._send).result()
+        if self._failure is not None:
+            raise self._failure
+
+    def _send(self) -> None:
+        with self._lock:
+            kept, self._buffer = self._buffer, []
+        for start in range(0, len(kept), self.LARGEST_BUFFER):
+            if self._failure is not None:
+                return
+            batch = kept[start : start + self.LARGEST_BUFFER]
+            try:
+                self._client.log_batch(self._run_id, metrics=batch)
+            except Exception as error:
+                self._failure = self._worded(batch[0].step, error)
+
+    def _worded(self, step: int, error: Exception) -> Exception:
+        # What a full disk is called by SQLite, by Linux, and by PostgreSQL behind a server.
+        if not re.search(r"disk is full|no space left|disk full|disk I/O error", str(error), re.IGNORECASE):
+            return error
+        return DataError(
+            f"step {step}: no space for metrics in MLflow at {redact(self._client.tracking_uri)}; "
+            "free some and give the same command again"
+        )
 
     def _last_logged(self, name: str) -> int:
         if name not in self._last_step:
@@ -258,8 +316,16 @@ class MetricLog:
 
 
 def finish(client: MlflowClient, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-    """Mark the run as ended; ``ensure_run`` can take it up again."""
-    client.set_terminated(run_id, status)
+    """Mark the run as ended; ``ensure_run`` can take it up again.
+
+    What made a run fail may be that MLflow cannot be written to: then there is a line on stderr and no second error.
+    """
+    try:
+        client.set_terminated(run_id, status)
+    except MlflowException as error:
+        if status == "FINISHED":
+            raise
+        print(f"MLflow run {run_id} cannot be marked as {status}: {_first_line(error)}", file=sys.stderr)
 
 
 def _redact_tree(value: Any) -> Any:
@@ -346,7 +412,10 @@ def _worded(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError(
-            f"MLflow at {redact(uri)}: {redact(first)}; check MLFLOW_TRACKING_URI and that the server runs"
+            f"MLflow at {redact(uri)}: {_first_line(error)}; check MLFLOW_TRACKING_URI and that the server runs"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return redact((str(error).splitlines() or [type(error).__name__])[0])

@@ -1,6 +1,6 @@
-"""Ray Train runs by name: start or resume, watch, and turn failures into the platform's own errors.
+"""Training loops on Ray Train: start, watch, start again after a crash, and stop for good at the platform's own errors.
 
-The same name and storage path resume a run from its last checkpoint, whatever ended it. It knows no model.
+What a loop resumes from is its own affair (emod.training.checkpoint). It knows no model.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +18,13 @@ import pyarrow.fs
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emod import storage
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
 
-__all__ = ["KEEP_MEMORY", "TrainResources", "Watch", "claim_run", "launch", "report_checkpoint"]
+__all__ = ["KEEP_MEMORY", "TrainResources", "Watch", "claim_run", "launch"]
 
 
 # glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
@@ -63,15 +63,27 @@ class Watch:
 
 
 class TrainResources:
-    """What each worker of a run gets."""
+    """How many workers a run has, or at least and at most, and what each gets."""
 
-    def __init__(self, workers: int, cpus_per_worker: float, gpu: bool, max_failures: int) -> None:
+    def __init__(self, workers: int | tuple[int, int], cpus_per_worker: float, gpu: bool, max_failures: int) -> None:
         self.scaling = ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if gpu else {})},
         )
         self.failure = ray.train.FailureConfig(max_failures=max_failures)
+
+
+class _Refusals(ray.train.UserCallback):  # type: ignore[misc]
+    """Ends the run, and with it every worker, at an error that the next attempt would meet again.
+
+    Ray Train counts any exception of a worker as a failure that may pass; one of the controller it does not try again.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for failure in worker_exceptions.values():
+            if isinstance(failure, (RequestError, DataError)):
+                raise failure
 
 
 def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: str) -> None:
@@ -107,11 +119,12 @@ def launch(
     runs_url: str,
     resources: TrainResources,
     advance: Tick,
-) -> ray.train.Result:
-    """Runs a training loop on Ray Train to its end, resuming by name.
+) -> None:
+    """Runs a training loop on Ray Train to its end.
 
     Args:
-        loop: Runs on every worker; gets ``config`` with a `Watch` under ``"watch"``.
+        loop: Runs on every worker, again when a worker or its node was lost; gets ``config`` with a `Watch` under
+            ``"watch"``.
         config: JSON-able.
         run_name: The run's name below ``runs_url``.
         runs_url: Storage path, any URL fsspec writes.
@@ -119,11 +132,13 @@ def launch(
         advance: The driver's progress bar.
 
     Raises:
-        RequestError, DataError: As raised by a worker.
+        RequestError, DataError: As raised by a worker; all of them stop, and none is started again.
         ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
     """
     _check_resources(resources.scaling)
-    board = _Board.remote()  # type: ignore[attr-defined]
+    # Beside the driver, as Ray puts what leads the workers: a node that is lost takes none of it along.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     filesystem, path = _ray_storage(runs_url)
     trainer = TorchTrainer(
         loop,
@@ -135,34 +150,22 @@ def launch(
             storage_filesystem=filesystem,
             failure_config=resources.failure,
             worker_runtime_env={"env_vars": KEEP_MEMORY},
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[_Refusals()],
         ),
     )
     stop = threading.Event()
     mirror = threading.Thread(target=_mirror, args=(board, advance, stop), daemon=True)
     mirror.start()
     try:
-        return trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
-            cause = getattr(failure, "cause", failure)
-            for kind in (RequestError, DataError):
-                if isinstance(failure, kind) or isinstance(cause, kind):
-                    raise kind(str(cause)) from None
+        trainer.fit()
+    except ray.train.ControllerError as error:
+        failure = error.controller_failure
+        if isinstance(failure, (RequestError, DataError)):
+            raise failure from None
         raise
     finally:
         stop.set()
         mirror.join()
-
-
-def report_checkpoint(metrics: dict[str, float], write: Callable[[Path], None]) -> None:
-    """Reports to Ray Train from every worker; rank 0 attaches the checkpoint that ``write`` puts into a folder."""
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
-        write(Path(scratch))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(scratch))
 
 
 def _check_resources(scaling: ray.train.ScalingConfig) -> None:
@@ -172,7 +175,7 @@ def _check_resources(scaling: ray.train.ScalingConfig) -> None:
     """
     has = ray.cluster_resources()
     for kind, each in (scaling.resources_per_worker or {}).items():
-        wanted = each * int(scaling.num_workers)
+        wanted = each * scaling.min_workers
         if wanted > has.get(kind, 0):
             message = f"training wants {wanted:g} {kind} and the cluster has {has.get(kind, 0):g}"
             if not os.environ.get("RAY_ADDRESS"):
@@ -181,13 +184,13 @@ def _check_resources(scaling: ray.train.ScalingConfig) -> None:
 
 
 def _mirror(board: Any, advance: Tick, stop: threading.Event) -> None:
-    shown = 0
+    shown, said = 0, ""
     while True:
         last = stop.wait(0.5)
         done, note = ray.get(board.read.remote())
-        if done > shown:
-            advance(done - shown, note)
-            shown = done
+        if done > shown or note != said:
+            advance(max(0, done - shown), note)
+            shown, said = max(done, shown), note
         if last:
             return
 

@@ -10,12 +10,15 @@ import json
 import resource
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 import torch.distributed as dist
@@ -25,15 +28,23 @@ from emod import storage
 from emod.affect import N_REGIONS
 from emod.catalog import Experiment, fingerprint
 from emod.cli import Tick
-from emod.errors import RequestError
+from emod.errors import DataError, RequestError
 from emod.evaluation import split_subjects
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog
 from emod.tracking.runs import RESOURCE_FIELDS
-from emod.training.checkpoint import load_checkpoint, save_checkpoint
-from emod.training.launch import TrainResources, Watch, claim_run, launch, report_checkpoint
+from emod.training.checkpoint import (
+    CheckpointWriter,
+    fetch_checkpoint,
+    fetch_newest,
+    hold_checkpoint,
+    load_checkpoint,
+    read_position,
+)
+from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
+from emod.training.watching import Costs, HeldOutProbe, RayGauges, watched_subjects
 
 __all__ = [
     "Pretrained",
@@ -64,13 +75,13 @@ class Pretrained:
 
 
 def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
-    """corpus -> subjects that pretraining must not see, because fine-tuning will choose or test on them."""
-    if experiment.finetune is None:
-        return {}
-    name = experiment.finetune.corpus
-    split = split_subjects(store.metadata(name), experiment.finetune.split)
-    keys = (*split.subjects["validation"], *split.subjects["test"])
-    return {name: frozenset(key.partition("/")[2] for key in keys)}
+    """corpus -> subjects that pretraining must not see: those it is watched on, and those that will be tested on."""
+    held_out = watched_subjects(experiment, store)
+    if experiment.finetune is not None:
+        name = experiment.finetune.corpus
+        split = split_subjects(store.metadata(name), experiment.finetune.split)
+        held_out[name] |= frozenset(key.partition("/")[2] for key in split.subjects["test"])
+    return held_out
 
 
 def count_steps(experiment: Experiment, store: ShardStore) -> int:
@@ -102,6 +113,11 @@ def claim_pretraining(experiment: Experiment, store: ShardStore) -> dict[str, fr
     Raises:
         RequestError: As `pretrain`.
     """
+    settings = experiment.pretrain
+    windows = N_REGIONS * settings.rounds * len(experiment.corpora)
+    most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
+    if most > windows:
+        raise RequestError(f"pretrain.workers = {most}: a batch has {windows} windows; set at most that many workers")
     held_out = held_out_subjects(experiment, store)
     claim = {
         "seed": experiment.seed,
@@ -125,8 +141,10 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         advance: The driver's progress bar, one unit a step.
 
     Raises:
-        RequestError: If the run's name belongs to a run with other settings, windows or held-out subjects.
-        DataError: If the loss is not finite, or a shard is damaged.
+        RequestError: If the run's name belongs to a run with other settings, windows or held-out subjects, or there
+            are more workers than windows in a batch.
+        DataError: If the loss is not finite, a shard is damaged, or there is no space for checkpoints or metrics. What
+            was learned up to the last checkpoint is there.
     """
     settings = experiment.pretrain
     runs_url = experiment.addresses.runs_url()
@@ -154,27 +172,50 @@ def _launch(
     tracking: tuple[str, str],
     advance: Tick,
 ) -> Emod:
-    """The trained network."""
+    """The trained network; of a run that has taken all its steps, without starting a worker."""
     settings = experiment.pretrain
+    checkpoints = _checkpoints_url(experiment)
+    steps = count_steps(experiment, store)
+    model = Emod(experiment.model)
     config = {
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
         "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
         "tracking": list(tracking),
     }
-    result = launch(
-        _pretrain_worker,
-        config,
-        run_name=settings.run_name,
-        runs_url=experiment.addresses.runs_url(),
-        resources=TrainResources(settings.workers, settings.cpus_per_worker, settings.gpu, settings.max_failures),
-        advance=advance,
-    )
-    assert result.checkpoint is not None, "the last step reports a checkpoint"
-    model = Emod(experiment.model)
-    with result.checkpoint.as_directory() as folder:
-        load_weights(Path(folder), model)
+    with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
+        folder = Path(scratch)
+        if fetch_newest(checkpoints, folder) and read_position(folder)["next_step"] == steps:
+            advance(steps, "finished before")
+        else:
+            _refuse_damaged(experiment, store)
+            launch(
+                _pretrain_worker,
+                config,
+                run_name=settings.run_name,
+                runs_url=experiment.addresses.runs_url(),
+                resources=TrainResources(
+                    settings.workers, settings.cpus_per_worker, settings.gpu, settings.max_failures
+                ),
+                advance=advance,
+            )
+            fetch_newest(checkpoints, folder)
+        load_weights(folder, model)
     return model
+
+
+def _refuse_damaged(experiment: Experiment, store: ShardStore) -> None:
+    for name in experiment.corpora:
+        if damaged := store.damaged_files(name):
+            named = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
+            raise DataError(
+                f"{storage.redact(store.url)}, corpus {name}: missing, cut off or changed: {named}; "
+                "restore what is named, or run jobs/ingest.py again"
+            )
+
+
+def _checkpoints_url(experiment: Experiment) -> str:
+    return storage.join(experiment.addresses.runs_url(), experiment.pretrain.run_name, "checkpoints")
 
 
 def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
@@ -221,41 +262,77 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(settings.threads_per_worker)
     store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
     held_out = {name: frozenset(subjects) for name, subjects in config["held_out"].items()}
+    world_size = ray.train.get_context().get_world_size()
+    device, group = ray.train.torch.get_device(), dist.group.WORLD if world_size > 1 else None
     pretrainer = Pretrainer(
         store,
         select_windows(store, experiment.corpora, held_out),
         experiment.model,
         settings,
         seed=experiment.seed,
-        device=ray.train.torch.get_device(),
-        group=dist.group.WORLD if ray.train.get_context().get_world_size() > 1 else None,
+        device=device,
+        group=group,
     )
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
-        with checkpoint.as_directory() as folder:
-            position = load_checkpoint(Path(folder), pretrainer.model, pretrainer.optimiser)
-        pretrainer.next_step = position["next_step"]
     rank = ray.train.get_context().get_world_rank()
-    log = MetricLog(MlflowClient(config["tracking"][0]), config["tracking"][1]) if rank == 0 else None
+    checkpoints = _checkpoints_url(experiment)
+    _resume(pretrainer, checkpoints, rank)
+    tracking_uri, run_id = config["tracking"]
+    client = MlflowClient(tracking_uri) if rank == 0 else None
+    costs = Costs(world_size, device, client.get_run(run_id).data.metrics if client is not None else {})
+    gauges = RayGauges(settings.run_name, rank)
+    probe = HeldOutProbe(store, experiment, held_out, device=device, group=group)
     watch: Watch = config["watch"]
-    watch.post(pretrainer.next_step, "resumed" if pretrainer.next_step else "started")
+    crew = f"{world_size} worker{'s' * (world_size > 1)}"
+    if pretrainer.next_step:
+        crew += f", resumed at step {pretrainer.next_step}"
+    if client is not None:
+        client.set_tag(run_id, "emod.world_size", str(world_size))
+        print(f"run {settings.run_name}: {pretrainer.total_steps} steps, {crew}", flush=True)
+        watch.post(pretrainer.next_step, crew)
+    store.fetch(experiment.corpora, None if rank else lambda note: watch.post(pretrainer.next_step, note))
 
-    def write(folder: Path) -> None:
-        position = {"next_step": pretrainer.next_step}
-        save_checkpoint(folder, pretrainer.model, experiment.model, pretrainer.optimiser, position)
+    with ExitStack() as records:
+        log = records.enter_context(MetricLog(client, run_id)) if client is not None else None
+        writer = records.enter_context(CheckpointWriter(checkpoints, before=log.flush)) if log is not None else None
 
-    for report in pretrainer.steps():
-        done = pretrainer.next_step
-        if log is not None:
-            log.log(done, _metrics(report, pretrainer))
-            watch.post(done, f"loss {report.loss:.3f}")
-        if done % settings.checkpoint_every_steps == 0 or done == pretrainer.total_steps:
+        def tell(step: int, values: dict[str, float]) -> None:
+            gauges.set(values)
             if log is not None:
-                log.flush()
-            report_checkpoint({"loss": report.loss, "step": float(done)}, write)
+                log.log(step, values)
+
+        if pretrainer.next_step == 0 and probe.due(0, pretrainer.total_steps):
+            tell(0, probe.measure(pretrainer.model))
+        for report in pretrainer.steps():
+            done = pretrainer.next_step
+            values = _metrics(report, pretrainer) | costs.read()
+            if probe.due(done, pretrainer.total_steps):
+                values |= probe.measure(pretrainer.model)
+            tell(done, values)
+            if writer is None:
+                continue
+            watch.post(done, f"loss {report.loss:.3f}, {values['windows_per_s']:,.0f} windows/s, {crew}")
+            if done % settings.checkpoint_every_steps == 0 or done == pretrainer.total_steps:
+                position = {"next_step": done}
+                writer.save(done, hold_checkpoint(pretrainer.model, experiment.model, pretrainer.optimiser, position))
+            gauges.set({"checkpoint_age_s": time.monotonic() - writer.newest_at})
+
+
+def _resume(pretrainer: Pretrainer, checkpoints: str, rank: int) -> None:
+    """Takes up the newest whole checkpoint, the same one on every worker."""
+    with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
+        folder = Path(scratch)
+        name = fetch_newest(checkpoints, folder) if rank == 0 else None
+        name = ray.train.collective.broadcast_from_rank_zero(name)
+        if name is None:
+            return
+        if rank:
+            fetch_checkpoint(checkpoints, name, folder)
+        position = load_checkpoint(folder, pretrainer.model, pretrainer.optimiser)
+        pretrainer.next_step = position["next_step"]
 
 
 def _metrics(report: StepReport, pretrainer: Pretrainer) -> dict[str, float]:
-    metrics = {
+    return {
         "loss": report.loss,
         "learning_rate": report.learning_rate,
         "gradient_norm": report.gradient_norm,
@@ -265,9 +342,6 @@ def _metrics(report: StepReport, pretrainer: Pretrainer) -> dict[str, float]:
         "memory_mb": _memory_mb(),
         "epoch": pretrainer.next_step / pretrainer.steps_per_epoch,
     }
-    if torch.cuda.is_available():
-        metrics["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return metrics
 
 
 def _memory_mb() -> float:

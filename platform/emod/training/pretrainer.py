@@ -33,6 +33,9 @@ __all__ = ["PretrainCorpus", "Pretrainer", "StepReport", "make_plan", "select_wi
 
 Rows = npt.NDArray[np.int64]
 
+# Windows that a message names of each corpus.
+_NAMED = 4
+
 
 @dataclass(frozen=True)
 class PretrainCorpus:
@@ -151,7 +154,8 @@ class Pretrainer:
         """Runs from ``next_step`` to the end, reading the next batch while one is computed.
 
         Raises:
-            DataError: If the loss is not finite; it names the step and the windows of the batch.
+            DataError: If windows of a batch cannot be read, or the loss or the gradient is not finite. It names the
+                step, counted from 1 as in MLflow, the corpus and the windows.
         """
         self.model.train()
         if self.next_step >= self.total_steps:
@@ -173,22 +177,33 @@ class Pretrainer:
         places = self.plan.parts(self._rank, self._world_size)
         keys = self._keys(step)
         return [
-            self._part(name, number, picks, keys[number, places[name]])
+            self._part(step, name, number, picks, keys[number, places[name]])
             for number, (name, picks) in enumerate(drawn.items())
             if picks.size
         ]
 
-    def _part(self, name: str, number: int, picks: Rows, keys: Tensor) -> _Part:
+    def _part(self, step: int, name: str, number: int, picks: Rows, keys: Tensor) -> _Part:
         corpus = self._corpora[name]
-        windows = torch.from_numpy(self._store.windows(name, corpus.rows[picks]))
+        try:
+            windows = self._windows(name, corpus.rows[picks])
+        except DataError as error:
+            found = self._named(name, np.unique(corpus.rows[picks]))
+            raise DataError(f"step {step + 1}: {found} cannot be read: {error}") from None
         va = torch.from_numpy(corpus.va[picks])
         if self._settings.objective == "augment":
-            # Two views of each window, each with chances of its own; a window's key names the pair.
+            # Two views of each window, each with chances of its own; all views of one drawn twice attract.
+            ids = torch.from_numpy(corpus.rows[picks]) * len(self.plan.corpora) + number
             seconds = mix(keys.clone())
             views = torch.cat([augment(windows, mix(keys + 1)), augment(windows, mix(seconds + 1))])
-            return _Part(name, number, views, va.repeat(2, 1), torch.cat([keys, seconds]), keys.repeat(2))
+            return _Part(name, number, views, va.repeat(2, 1), torch.cat([keys, seconds]), ids.repeat(2))
         pairs = torch.from_numpy(va_region(va[:, 0].numpy(), va[:, 1].numpy()).astype(np.int64))
         return _Part(name, number, windows, va, keys, pairs)
+
+    def _windows(self, name: str, rows: Rows) -> Tensor:
+        """Windows of a corpus: in single precision, or as stored where a GPU converts them (see `_in_order`)."""
+        if self._device.type == "cuda" and self._settings.objective != "augment":
+            return self._store.half_windows(name, rows)
+        return torch.from_numpy(self._store.windows(name, rows))
 
     def _keys(self, step: int) -> Tensor:
         """(corpora, places) int64: what chance each window of the global batch gets, whoever computes it."""
@@ -241,7 +256,7 @@ class Pretrainer:
         for (names, sfreq_hz, _), members in together.items():
             windows = torch.cat([self._in_order(part, names) for part in members])
             keys = torch.cat([part.keys for part in members])
-            found = self.model.embed(self._moved(windows), names, sfreq_hz, self._moved(keys))
+            found = self.model.embed(windows, names, sfreq_hz, self._moved(keys))
             sizes = [len(part.va) for part in members]
             embeddings |= {part.number: rows for part, rows in zip(members, torch.split(found, sizes), strict=True)}
         ids = torch.cat([torch.full((len(part.va),), part.number) for part in parts])
@@ -251,9 +266,12 @@ class Pretrainer:
         return embedding, self._moved(points), self._moved(ids), self._moved(pairs)
 
     def _in_order(self, part: _Part, names: tuple[str, ...]) -> Tensor:
-        """A part's windows with these electrodes, all of which it has, in this order."""
+        """A part's windows on the device, with these electrodes, all of which it has, in this order."""
+        windows = self._moved(part.windows)
+        if windows.dtype == torch.float16:
+            windows = windows.float()
         channels = self._corpora[part.corpus].channels
-        return part.windows if channels == names else part.windows[:, [channels.index(name) for name in names]]
+        return windows if channels == names else windows[:, [channels.index(name) for name in names]]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
@@ -272,17 +290,27 @@ class Pretrainer:
             parameter.grad = shared.view_as(parameter)
 
     def _not_finite(self, what: str) -> str:
+        """Why, in one line. All windows of the batch are read again, those of other workers too."""
         bad = []
         for name, picks in self.plan.batch(self.next_step).items():
             rows = np.unique(self._corpora[name].rows[picks])
             whole = np.isfinite(self._store.windows(name, rows)).all(axis=(1, 2))
-            bad += self._store.metadata(name)["window_id"].take(rows[~whole]).to_pylist()
+            if not whole.all():
+                bad.append(self._named(name, rows[~whole]))
         if bad:
-            more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
-            why = f"windows {', '.join(bad[:4])}{more} hold values that are not finite; ingest their recordings again"
+            why = f"{'; '.join(bad)} hold values that are not finite; ingest their recordings again"
         else:
-            why = "every window of its batch is finite, so training diverged; lower pretrain.learning_rate"
-        return f"step {self.next_step}: the {what} is not finite: {why}"
+            why = (
+                "every window of its batch is finite, so training diverged, or a shard is damaged; lower "
+                "pretrain.learning_rate, or check the shards with ShardStore.verify()"
+            )
+        return f"step {self.next_step + 1}: the {what} is not finite: {why}"
+
+    def _named(self, corpus: str, rows: Rows) -> str:
+        """Windows of a corpus by their ids."""
+        ids = self._store.metadata(corpus)["window_id"].take(rows[:_NAMED]).to_pylist()
+        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+        return f"corpus {corpus}: windows {', '.join(ids)}{more}"
 
 
 @dataclass(frozen=True)

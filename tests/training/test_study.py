@@ -1,0 +1,184 @@
+"""A study on a real Ray: what each training does, that it goes on where it stopped, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from emod import workflow
+from emod.catalog import Experiment
+from emod.errors import RequestError
+from emod.evaluation import make_target, score, split_subjects
+from emod.shards import ShardStore
+from emod.training.finetuner import Finetuner, predict
+from emod.training.pretrainer import Pretrainer, select_windows
+from emod.training.study import CellResult, list_cells, run_cells, settings_of, under_effect
+
+ARMS = {"Scratch": ("pretrain.objective=scratch",), "SoftVA": (), "no time": ("model.without=temporal_attention",)}
+
+
+def ignore(result: CellResult) -> None:
+    del result
+
+
+@pytest.fixture
+def new_study(make_pretrain_experiment: Callable[..., Experiment]) -> Callable[..., Experiment]:
+    """Pretrains on deap and tunes on seed_iv, two seeds, in a folder of its own."""
+
+    def make(runs: Path, **changes: Any) -> Experiment:
+        base = make_pretrain_experiment(runs, epochs=1, finetune={"epochs": 2})
+        raw = base.model_dump(mode="json") | {"study": {"arms": ARMS, "seeds": 2} | changes}
+        return Experiment.model_validate_json(json.dumps(raw))
+
+    return make
+
+
+def test_a_study_is_its_arms_trained_alone(
+    ray_cluster: None, store: ShardStore, new_study: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """Pretrained without the tuned corpus, tested on people neither trained nor chosen on; the seed moves all of it."""
+    study = new_study(tmp_path)
+    results = run_cells(study, {"real": store}, ignore)
+    assert [(r.seed, r.arm) for r in results] == [(seed, arm) for seed in (0, 1) for arm in ARMS]
+    assert [len(result.losses) for result in results] == [0, 6, 6] * 2
+    assert len({result.losses for result in results}) == 5, "every pretraining is its own"
+    settings = study.finetune
+    assert settings is not None
+    for result in (results[1], results[4]):
+        pretrainer = Pretrainer(
+            store,
+            select_windows(store, ("deap",), {}),
+            study.model,
+            study.pretrain,
+            seed=result.seed,
+            device=torch.device("cpu"),
+        )
+        assert tuple(step.loss for step in pretrainer.steps()) == result.losses
+        metadata = store.metadata("seed_iv")
+        target = make_target(metadata, "emotion")
+        split = split_subjects(metadata, settings.split.model_copy(update={"seed": result.seed}))
+        finetuner = Finetuner(
+            pretrainer.model, store, settings, target, split, seed=result.seed, device=torch.device("cpu")
+        )
+        assert tuple(epoch.validation.kappa for epoch in finetuner.epochs()) == result.validation_kappas
+        found = predict(finetuner.best_classifier(), store, "seed_iv", split.test, 8)
+        assert score(target.codes[split.test], found, target.classes).balanced_accuracy == result.balanced_accuracy
+
+
+def test_what_is_done_is_not_done_again(
+    ray_cluster: None, store: ShardStore, new_study: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """One result is lost, one is marked: the lost one comes back as it was, the marked one is taken as it stands."""
+    study = new_study(tmp_path)
+    first = run_cells(study, {"real": store}, ignore)
+    folder = tmp_path / "emod-study" / "cells"
+    (folder / "real-SoftVA-1.json").unlink()
+    marked = folder / "real-SoftVA-0.json"
+    marked.write_text(json.dumps(json.loads(marked.read_text()) | {"seconds": -1.0}))
+    told: list[CellResult] = []
+    again = run_cells(study, {"real": store}, told.append)
+    assert len(told) == len(again) == 6
+    assert [r.seconds == -1.0 for r in again] == [r.seed == 0 and r.arm == "SoftVA" for r in again]
+    for before, after in zip(first, again, strict=True):
+        assert before.balanced_accuracy == after.balanced_accuracy
+        assert before.losses == tuple(after.losses)
+    with pytest.raises(RequestError, match=r"'emod-study'.* another experiment; choose another study\.run_name"):
+        run_cells(new_study(tmp_path, seeds=3), {"real": store}, ignore)
+
+
+def test_a_study_is_tracked_below_one_run(
+    ray_cluster: None,
+    store: ShardStore,
+    new_study: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs, uri = new_runs()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(workflow, "ingest_corpora", lambda experiment: store)  # there are no recordings to ingest
+    study = new_study(runs, seeds=1)
+    results = workflow.run_study(study)
+    workflow.run_study(study)
+    client = MlflowClient(uri)
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = [run for run in found if run.data.tags["emod.stage"] == "study"]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.data.tags["emod.arm"] for run in children} == set(ARMS)
+    assert len(children) == len(results) == 3
+    for run in children:
+        (result,) = [r for r in results if r.arm == run.data.tags["emod.arm"]]
+        (point,) = client.get_metric_history(run.info.run_id, "test/balanced_accuracy")
+        assert (point.value, point.step) == (result.balanced_accuracy, result.best_epoch)
+        losses = client.get_metric_history(run.info.run_id, "loss") if result.losses else []
+        assert tuple(point.value for point in losses) == result.losses
+
+
+def test_each_effect_has_copies_and_a_store_of_its_own(
+    make_experiment: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    experiment = make_experiment(
+        tmp_path,
+        addresses={"store": "/lab/store", "runs": "/lab/runs", "data": {"deap": "/lab/deap", "seed_iv": "/lab/s"}},
+        simulate={"deap": {"brain": {"effect": "medium"}}, "seed_iv": {}},
+        finetune={"corpus": "seed_iv"},
+        study={"arms": ARMS, "effects": ["none", "weak"], "seeds": 2},
+    )
+    weak = under_effect(experiment, "weak")
+    assert {settings.brain.effect for settings in weak.simulate.values()} == {"weak"}
+    assert weak.addresses.model_dump() == {
+        "data": {"deap": "/lab/deap/weak", "seed_iv": "/lab/s/weak"},
+        "store": "/lab/store/weak",
+        "runs": "/lab/runs",
+    }
+    study, _ = settings_of(experiment)
+    cells = list_cells(study, 7)
+    assert len(set(cells)) == 2 * 2 * 3
+    assert {(cell.effect, cell.seed) for cell in cells[:6]} == {("none", 7), ("weak", 7)}
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"study": None}, "no study section"),
+        ({"finetune": None}, "no finetune section"),
+        ({"corpora": ["seed_iv"]}, "nothing is left to pretrain on"),
+        ({"finetune": {"corpus": "seed_iv", "targets": ["emotion", "valence"]}}, "compares one target"),
+        ({"study": {"arms": ARMS, "effects": ["weak"]}}, "deap is not in simulate"),
+        ({"study": {"arms": {"a": ["seed=3"], "b": []}}}, r"study\.arms\.a: seed=3 is not of"),
+        ({"study": {"arms": {"a": ["pretrain.round=3"], "b": []}}}, r"--set pretrain\.round=3.*did you mean rounds"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused(
+    make_experiment: Callable[..., Experiment], tmp_path: Path, sections: dict[str, Any], named: str
+) -> None:
+    plain = {"study": {"arms": ARMS}, "finetune": {"corpus": "seed_iv"}}
+    with pytest.raises(RequestError, match=named):
+        settings_of(make_experiment(tmp_path, **(plain | sections)))
+
+
+def test_predictions_keep_their_order(store: ShardStore, new_study: Callable[..., Experiment], tmp_path: Path) -> None:
+    """In batches of any size, each window gets the class that it gets alone."""
+    study = new_study(tmp_path)
+    settings = study.finetune
+    assert settings is not None
+    metadata = store.metadata("seed_iv")
+    target = make_target(metadata, "emotion")
+    split = split_subjects(metadata, settings.split)
+    pretrainer = Pretrainer(
+        store, select_windows(store, ("deap",), {}), study.model, study.pretrain, seed=0, device=torch.device("cpu")
+    )
+    finetuner = Finetuner(pretrainer.model, store, settings, target, split, seed=0, device=torch.device("cpu"))
+    rows = split.test[::-1].copy()
+    for _ in range(8):
+        finetuner.train_epoch(split.train)
+    classifier = finetuner.classifier
+    alone = np.concatenate([predict(classifier, store, "seed_iv", rows[[n]], 1) for n in range(len(rows))])
+    np.testing.assert_array_equal(predict(classifier, store, "seed_iv", rows, 7), alone)
+    assert len(set(alone.tolist())) > 1
