@@ -31,6 +31,7 @@ ORDER = (
     "training",
     "workflow",
     "report",
+    "study_report",
 )
 MATHEMATICS = ("affect", "signal", "model", "objective", "sampling")
 

@@ -1,4 +1,4 @@
-"""The verbs of the platform, each one stage of the main job: ingest, pretrain, fine-tune (which registers).
+"""The verbs of the platform: ingest, pretrain, fine-tune (which registers), and a study that compares pretrainings.
 
 A verb takes an experiment, shows its progress, tracks what it does in MLflow and returns what the next one needs. Jobs
 call these; nothing here computes.
@@ -26,6 +26,7 @@ from emod.ingest.report import write_report
 from emod.shards import ShardStore
 from emod.simulation import BrainSimulator
 from emod.tracking import (
+    MetricLog,
     TrainedCorpus,
     TrainedOn,
     check_reachable,
@@ -48,6 +49,7 @@ from emod.training import (
     pretrain,
     score_test_subjects,
 )
+from emod.training.study import Cell, CellResult, list_cells, run_cells, settings_of, under_effect
 
 __all__ = [
     "FinetuneOutcome",
@@ -56,6 +58,7 @@ __all__ = [
     "on_ray",
     "plan_finetune",
     "pretrain_backbone",
+    "run_study",
     "simulate_corpora",
     "summarise",
     "uri_of",
@@ -246,6 +249,52 @@ def summarise(outcomes: list[FinetuneOutcome], *, simulated: bool) -> list[str]:
             f"emod version {outcome.model_version}, alias {outcome.alias}"
         )
     return lines
+
+
+def run_study(experiment: Experiment) -> list[CellResult]:
+    """Simulates and ingests what a study needs, runs it, and tracks each training below one run. Ray must be running.
+
+    Raises:
+        RequestError: If the experiment has no study that can be run, or as `run_cells`.
+    """
+    study, _ = settings_of(experiment)
+    uri = uri_of(experiment)
+    check_reachable(uri)
+    stores: dict[str, ShardStore] = {}
+    for effect in study.effects or ("real",):
+        world = under_effect(experiment, effect)
+        simulate_corpora(world)
+        stores[effect] = ingest_corpora(world)
+    client = MlflowClient(uri)
+    parent = ensure_run(uri, experiment.name, study.run_name, {"emod.stage": "study"})
+    log_experiment(client, parent, experiment, world_size=1)
+    cells = list_cells(study, experiment.seed)
+    with _finished(client, parent), progress("study", len(cells)) as advance:
+
+        def report(result: CellResult) -> None:
+            cell = Cell(result.effect, result.arm, result.seed)
+            _log_cell(client, uri, experiment, parent, cell, result)
+            advance(1, f"{cell.name}: {result.balanced_accuracy:.3f}")
+
+        results = run_cells(experiment, stores, report)
+    return results
+
+
+def _log_cell(
+    client: MlflowClient, uri: str, experiment: Experiment, parent: str, cell: Cell, result: CellResult
+) -> None:
+    tags = {"emod.stage": "cell", "mlflow.parentRunId": parent, "emod.effect": cell.effect, "emod.arm": cell.arm}
+    run_name = f"{settings_of(experiment)[0].run_name}/{cell.name}"
+    run_id = ensure_run(uri, experiment.name, run_name, {**tags, "emod.seed": str(cell.seed)})
+    log = MetricLog(client, run_id)
+    for step, loss in enumerate(result.losses, start=1):
+        log.log(step, {"loss": loss})
+    for epoch, kappa in enumerate(result.validation_kappas, start=1):
+        log.log(epoch, {"finetune/validation_kappa": kappa})
+    scores = {name: getattr(result, name) for name in ("balanced_accuracy", "kappa", "weighted_f1", "chance")}
+    log.log(result.best_epoch, {f"test/{name}": value for name, value in scores.items()})
+    log.flush()
+    finish(client, run_id, "FINISHED")
 
 
 @contextmanager

@@ -195,7 +195,9 @@ def refusal(request: Callable[[], object]) -> str | None:
 @pytest.mark.parametrize("place", [*places_of(Experiment)])
 def test_no_wrong_value_of_any_field_is_answered_in_jargon(place: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("{name: a, description: b, corpora: [deap], finetune: {corpus: deap}}")
+    path.write_text(
+        "{name: a, description: b, corpora: [deap], finetune: {corpus: deap}, study: {arms: {a: [], b: []}}}"
+    )
     told = {text: refusal(partial(load_experiment, str(path), [f"{place}={text}"])) for text in WRONG}
     for text, message in told.items():
         if message is not None:

@@ -221,8 +221,8 @@ def test_a_dry_pretraining_shows_and_does_nothing(job: Job, no_ray: None, store_
     assert (told.code, told.err) == (0, "")
     assert "hunter2" not in told.out
     shown, _, plan = told.out.rpartition("plan: ")
-    # 72 windows a corpus, 18 a corpus and batch: 4 steps an epoch.
-    assert plan == "12 steps of 36 windows on 5 workers\n"
+    # One of six subjects is watched: 60 windows a corpus, 18 a corpus and batch make 3 steps an epoch.
+    assert plan == "9 steps of 36 windows on 5 workers\n"
     resolved = dump_yaml(load_experiment("pretrain", overrides))
     assert yaml.safe_load(shown) == yaml.safe_load(resolved.replace("key:hunter2@", "***@"))
     assert tree(Path(store_url)) == before

@@ -20,10 +20,12 @@ from emod.catalog.load import (
     load_emotion_words,
     load_experiment,
     load_simulation,
+    with_overrides,
 )
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.catalog.simulation import SimulationSettings
+from emod.catalog.study import StudySettings
 
 __all__ = [
     "Addresses",
@@ -42,6 +44,7 @@ __all__ = [
     "SimulateSettings",
     "SimulationSettings",
     "SplitSettings",
+    "StudySettings",
     "catalog_root",
     "corpus_names",
     "dump_yaml",
@@ -51,4 +54,5 @@ __all__ = [
     "load_emotion_words",
     "load_experiment",
     "load_simulation",
+    "with_overrides",
 ]

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from typing import Literal, overload
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import SignalSettings
 from emod.catalog.simulation import SimulationSettings
 from emod.catalog.strict import Strict
+from emod.catalog.study import StudySettings
 from emod.errors import RequestError
 
 __all__ = [
@@ -114,12 +115,34 @@ class PretrainSettings(Strict):
     clip_norm: float = Field(default=3.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
     temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
     d_max: float = Field(default=5.0, gt=0, description="plane distance at and beyond which a pair is negative")
-    workers: int = Field(default=1, ge=1, description="processes that share each batch")
+    workers: int | tuple[int, int] = Field(
+        default=1, description="processes that share each batch; [least, most]: as many as there is room for"
+    )
     gpu: bool = Field(default=False, description="true: each worker needs a GPU")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
     threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
-    checkpoint_every_steps: int = Field(default=100, ge=1, description="what a crash can cost")
+    checkpoint_every_steps: int = Field(
+        default=100, ge=1, description="what a crash can cost, besides the steps taken while one is written"
+    )
+    watch_subjects: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each corpus' subjects kept out of training to watch it on, at least one of three; "
+        "finetune's corpus is watched on its validation subjects",
+    )
+    watch_every_steps: int | None = Field(
+        default=None, ge=1, description="null: as often as costs about a hundredth of the steps"
+    )
     max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        least, most = (workers, workers) if isinstance(workers, int) else workers
+        if not 1 <= least <= most:
+            raise ValueError("give a number from 1 up, or the least and the most, as in [1, 4]")
+        return workers
 
 
 class SplitSettings(Strict):
@@ -173,13 +196,14 @@ class Experiment(Strict):
     corpora: tuple[str, ...] = Field(min_length=1, description="what is ingested and pretrained on")
     addresses: Addresses = Field(default_factory=Addresses)
     simulate: dict[str, SimulateSettings] = Field(
-        default_factory=dict, description="corpus -> its simulated copy; used by quickstart only"
+        default_factory=dict, description="corpus -> its simulated copy; used by quickstart and studies"
     )
     signal: SignalSettings = Field(default_factory=SignalSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     model: EmodConfig = Field(default_factory=EmodConfig)
     pretrain: PretrainSettings = Field(default_factory=PretrainSettings)
     finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
+    study: StudySettings | None = Field(default=None, description="what jobs/study.py compares")
 
     @model_validator(mode="after")
     def _known_corpora(self) -> Experiment:

@@ -35,6 +35,7 @@ __all__ = [
     "load_simulation",
     "shipped_corpus_names",
     "validate",
+    "with_overrides",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -151,11 +152,7 @@ def load_experiment(name_or_file: str, overrides: Sequence[str] = ()) -> Experim
     raw = _read_yaml(path)
     if not isinstance(raw, dict):
         raise RequestError(f"{path.name}: expected a mapping of experiment fields at the top level")
-    typed: dict[tuple[str, ...], str] = {}
-    for override in overrides:
-        keys = _apply_override(raw, override)
-        typed.pop(keys, None)  # the last one counts, in the order too
-        typed[keys] = f"--set {override}"
+    typed = _apply_overrides(raw, overrides)
     experiment = validate(Experiment, raw, origin=path.name, typed=typed)
     for corpus in experiment.corpora:
         load_corpus(corpus)
@@ -169,6 +166,17 @@ def load_experiment(name_or_file: str, overrides: Sequence[str] = ()) -> Experim
                 f"known: {', '.join(corpus_names())}"
             )
     return experiment.model_copy(update={"addresses": experiment.addresses.resolve(experiment.corpora)})
+
+
+def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
+    """The same experiment with ``a.b=c`` overrides on top, checked as if they had been typed.
+
+    Raises:
+        RequestError: As `load_experiment`.
+    """
+    raw = experiment.model_dump(mode="json")
+    typed = _apply_overrides(raw, overrides)
+    return validate(Experiment, raw, origin=experiment.name, typed=typed)
 
 
 def validate(model: type[M], raw: Any, *, origin: str, typed: Typed = MappingProxyType({})) -> M:
@@ -212,6 +220,16 @@ def _read_yaml(path: Path) -> Any:
         raise RequestError(f"{path}: cannot be read ({error}); check the path and its permissions") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, a number of 5000 digits
         raise RequestError(f"{path.name}: not YAML ({' '.join(str(error).split())}); mend the file") from None
+
+
+def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Puts each value where its override says; place -> the flag that put it there."""
+    typed: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        keys = _apply_override(raw, override)
+        typed.pop(keys, None)  # the last one counts, in the order too
+        typed[keys] = f"--set {override}"
+    return typed
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> tuple[str, ...]:

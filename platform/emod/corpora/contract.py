@@ -260,6 +260,14 @@ class Corpus(ABC):
     name = ""
     """Lower-case name; set by each subclass."""
 
+    has_pseudonyms = False
+    """Whether subjects are called otherwise outside than in the copy, which tells their names."""
+
+    @staticmethod
+    def subject_id(given: str) -> str:
+        """What a subject is called outside the copy, by that id or by what the copy calls them."""
+        return given
+
     @cached_property
     def catalog(self) -> CorpusCatalog:
         """The corpus' published facts."""

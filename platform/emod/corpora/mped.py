@@ -38,6 +38,7 @@ __all__ = ["Mped", "pseudonym"]
 _FOLDER = "raw_EEG_signals"
 _LABELS = "raw_EEG_Label.mat"
 _OBJECT = re.compile(r"(?P<name>[^/]+)/(?P=name)_(?P<half>dd?)\.mat")
+_PSEUDONYM = re.compile(r"m\d{10}")
 _HALVES = {"d": "1", "dd": "2"}  # end of an object's name -> session
 _NUMBERS = {"1": range(1, 18), "2": range(18, 35)}  # session -> raw recordings
 _EMOTIONS = ("", "neutral", "joy", "funny", "angry", "fear", "disgust", "sadness")  # by the owner's code
@@ -66,6 +67,12 @@ class Mped(Corpus):
     """23 subjects x 2 sessions x 14 film clips of seven emotions, at 1000 Hz."""
 
     name = "mped"
+    has_pseudonyms = True
+
+    @staticmethod
+    def subject_id(given: str) -> str:
+        """A pseudonym as it is; the pseudonym of whatever else, which is taken for the name of a folder."""
+        return given if _PSEUDONYM.fullmatch(given) else pseudonym(given)
 
     def _inventory(self) -> tuple[list[RecordingRef], list[Problem]]:
         top = storage.join(self.root, _FOLDER)

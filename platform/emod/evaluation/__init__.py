@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emod.evaluation.comparison import ArmScore, compare_arms
 from emod.evaluation.metrics import Evaluation, Interval, Scores, evaluate, majority_class, score, subject_interval
 from emod.evaluation.protocols import Split, split_subjects
 from emod.evaluation.targets import Target, make_target
@@ -15,6 +16,7 @@ from emod.evaluation.targets import Target, make_target
 if TYPE_CHECKING:
     from emod.evaluation.figures import (
         draw_cleaning,
+        draw_comparison,
         draw_confusion,
         draw_loss,
         draw_plane,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from emod.evaluation.spectra import alpha_peak_hz, alpha_prominence_db, power_spectrum
 
 __all__ = [
+    "ArmScore",
     "Evaluation",
     "Interval",
     "Scores",
@@ -31,7 +34,9 @@ __all__ = [
     "Target",
     "alpha_peak_hz",
     "alpha_prominence_db",
+    "compare_arms",
     "draw_cleaning",
+    "draw_comparison",
     "draw_confusion",
     "draw_loss",
     "draw_plane",

@@ -22,10 +22,20 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from emod.affect import N_REGIONS, PLANE_MAX, PLANE_MIN, region_centre, va_region
+from emod.evaluation.comparison import ArmScore
 from emod.evaluation.metrics import Evaluation, Interval, Scores
 from emod.evaluation.spectra import ALPHA_HZ, alpha_peak_hz, alpha_prominence_db, power_spectrum
 
-__all__ = ["WIDTH_PX", "draw_cleaning", "draw_confusion", "draw_loss", "draw_plane", "draw_results", "draw_spectrum"]
+__all__ = [
+    "WIDTH_PX",
+    "draw_cleaning",
+    "draw_comparison",
+    "draw_confusion",
+    "draw_loss",
+    "draw_plane",
+    "draw_results",
+    "draw_spectrum",
+]
 
 WIDTH_PX = 1600
 WIDTH_IN = 10.0
@@ -776,4 +786,66 @@ def draw_results(
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    return _write(figure, path)
+
+
+@_styled
+def draw_comparison(
+    table: Mapping[str, Sequence[ArmScore]],
+    path: Path | None = None,
+    *,
+    simulated: bool,
+    chance: float,
+    title: str,
+    notes: str = "",
+) -> Figure:
+    """Balanced accuracy of each arm of a study, a group of bars for each effect, a dot for each seed.
+
+    Args:
+        table: effect -> its arms, from `compare_arms`; the same arms throughout.
+        path: Where the PNG goes; None writes nothing.
+        simulated: Whether the data are simulated.
+        chance: Balanced accuracy without any input.
+        title: First line.
+        notes: What was trained on what.
+    """
+    arms = [score.arm for score in next(iter(table.values()))]
+    width = 0.8 / len(arms)
+    seeds = len(next(iter(table.values()))[0].values)
+    subtitle = f"Balanced accuracy in %; bars: mean and standard deviation over {seeds} seeds; dots: seeds. {notes}"
+    figure = _sheet(5.2, title, subtitle.strip(), simulated=simulated)
+    axes = figure.subplots()
+    for group, scores in enumerate(table.values()):
+        for number, score in enumerate(scores):
+            at = group + (number - (len(arms) - 1) / 2) * width
+            colour = PALETTE[number % len(PALETTE)]
+            axes.bar(
+                at,
+                100 * score.mean,
+                0.88 * width,
+                color=colour,
+                alpha=0.55,
+                label=score.arm if group == 0 else None,
+                yerr=100 * score.sd,
+                error_kw={"ecolor": INK, "elinewidth": 1.3, "capsize": 3},
+                zorder=2,
+            )
+            spread = at + np.linspace(-0.22, 0.22, seeds) * width if seeds > 1 else [at]
+            axes.plot(spread, 100 * np.array(score.values), "o", color=colour, markersize=3.5, zorder=4)
+            axes.annotate(
+                f"{100 * score.mean:.1f}",
+                (at, 100 * max(score.mean + np.nan_to_num(score.sd), *score.values)),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                color=INK,
+            )
+    axes.axhline(100 * chance, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, label="chance", zorder=3)
+    values = [value for scores in table.values() for score in scores for value in score.values]
+    axes.set_ylim(100 * max(0, min(chance, *values) - 0.06), 100 * max(values) + 6)
+    axes.set_xticks(range(len(table)), [f"effect {effect}" for effect in table] if simulated else list(table))
+    axes.tick_params(axis="x", length=0, labelcolor=INK)
+    axes.set_ylabel("balanced accuracy (%)")
+    axes.legend(loc="upper left", ncols=len(arms) + 1)
     return _write(figure, path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 
 import emod
 from emod import storage
-from emod.corpora import Problem
+from emod.corpora import READERS, Corpus, Problem
 from emod.errors import RequestError
 from emod.ingest.findings import read_findings, sum_cleaning, write_findings
 from emod.ingest.report import report_path
@@ -47,18 +46,15 @@ __all__ = [
     "withdrawal_problem",
 ]
 
-# Its folders bear participants' names, which stay with whoever typed them.
-_NAMED = "mped"
-_PSEUDONYM = re.compile(r"m\d{10}")
-
 
 def subject_ids(corpus: str, given: Iterable[str]) -> tuple[str, ...]:
-    """Ids as the store holds them, sorted. Of MPED the name of a folder becomes its pseudonym; it is told nowhere."""
-    if corpus != _NAMED:
-        return tuple(sorted(set(given)))
-    from emod.corpora.mped import pseudonym
+    """Ids as the store holds them, sorted; a name becomes its pseudonym, and is told nowhere."""
+    return tuple(sorted({_reader(corpus).subject_id(name) for name in given}))
 
-    return tuple(sorted({name if _PSEUDONYM.fullmatch(name) else pseudonym(name) for name in given}))
+
+def _reader(corpus: str) -> type[Corpus]:
+    """Of a corpus without a module of its own, whose catalog may be gone, the contract's."""
+    return READERS.get(corpus, Corpus)
 
 
 def withdrawal_problem(source: str, subject: str) -> Problem:
@@ -122,7 +118,7 @@ def check_subjects(store_url: str, corpus: str, subjects: Sequence[str]) -> tupl
         if subject not in counts:
             near = difflib.get_close_matches(subject, counts, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            if corpus == _NAMED:  # one pseudonym that looks like another is somebody else's
+            if _reader(corpus).has_pseudonyms:  # one pseudonym that looks like another is somebody else's
                 hint = "give the name exactly as its folder has it, or the pseudonym; "
             raise RequestError(
                 f"subject {subject!r} is not in corpus {corpus} of {storage.redact(store_url)}; {hint}it holds "
