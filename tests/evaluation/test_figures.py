@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 import emod.evaluation
-from emod.evaluation import evaluate, score
+from emod.evaluation import compare_arms, evaluate, score
 from emod.evaluation.figures import (
     WIDTH_PX,
     draw_cleaning,
+    draw_comparison,
     draw_confusion,
     draw_loss,
     draw_plane,
@@ -71,6 +72,9 @@ PICTURES: dict[str, Callable[..., Figure]] = {
     "cleaning": functools.partial(draw_cleaning, noise(), noise() * 0.5, EPOC, 128.0),
     "spectrum": functools.partial(draw_spectrum, [noise()], EPOC, 128.0),
     "results": functools.partial(draw_results, evaluations()),
+    "comparison": functools.partial(
+        draw_comparison, {"real": compare_arms({"a": [0.3, 0.4], "b": [0.4, 0.6]})}, chance=0.25, title="Arms"
+    ),
 }
 
 
