@@ -32,7 +32,7 @@ def step(threads: int, rows: int, monkeypatch: pytest.MonkeyPatch, *, double: bo
     model = model.double() if double else model
     eeg = torch.randn(7, 3, 200).to(next(model.parameters()).dtype)
     torch.set_num_threads(threads)
-    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_VALUES", rows * CONFIG.width)
     embedding = model.embed(eeg, NAMES, 50.0, torch.arange(7))
     (embedding.cos() * torch.arange(16)).sum().backward()
     return [embedding.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]

@@ -19,8 +19,9 @@ from emod.model.heads import AttentionPool, ProjectionHead
 from emod.model.in_parts import run_in_parts
 from emod.model.tokenizer import TripleDomainEncoder
 
-# Tokens that go through the network together on a CPU: fewer, and the calls of operations would count.
-_ROWS = 1024
+# Values of a layer that go through the network together on a CPU, a thousand tokens of the paper's width: with fewer the
+# calls of operations would count.
+_VALUES = 2**17
 
 
 def count_tokens(n_samples: int, sfreq_hz: float, token_rate_hz: float = 5.0) -> int:
@@ -91,7 +92,8 @@ class Emod(nn.Module):
 
         if eeg.device.type != "cpu" or eeg.requires_grad or eeg.ndim != 3 or 0 in eeg.shape:
             return embed_part(eeg, keys)
-        n_windows = max(1, _ROWS // (eeg.shape[1] * count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)))
+        n_tokens = eeg.shape[1] * count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)
+        n_windows = max(1, _VALUES // (n_tokens * self.config.width))
         windows = torch.split(eeg, n_windows)
         own_keys = [None] * len(windows) if keys is None else torch.split(keys, n_windows)
         backbone = [p for part in (self.encoder, self.transformer, self.pool) for p in part.parameters()]
