@@ -19,8 +19,8 @@ from emod.model.heads import AttentionPool, ProjectionHead
 from emod.model.in_parts import run_in_parts
 from emod.model.tokenizer import TripleDomainEncoder
 
-# Values of a layer that go through the network together on a CPU, a thousand tokens of the paper's width: with fewer the
-# calls of operations would count.
+# Values of a layer that go through the network together on a CPU, a thousand tokens of the paper's width: with fewer
+# the calls of operations would count.
 _VALUES = 2**17
 
 
