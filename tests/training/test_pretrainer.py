@@ -85,6 +85,7 @@ def run_rank(rank: int, world_size: int, store_url: str, config: EmodConfig, fol
     dist.destroy_process_group()
 
 
+@pytest.mark.long  # test_world_sizes has fewer steps of more cases
 def test_workers_take_the_steps_of_one(store_url: str, tiny: EmodConfig, tmp_path: Path) -> None:
     """27 windows over 2, 3 and 4 workers, dropout on: parts differ in length, between workers and between corpora."""
     assert min(tiny.dropout, tiny.pool_dropout) > 0
