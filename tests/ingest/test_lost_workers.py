@@ -22,8 +22,7 @@ from emod.errors import DataError
 from emod.ingest import pipeline
 from emod.shards import ShardStore
 from tests.ingest.copies import make_experiment, rows, run, simulate
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.nodes import ROOT, run_driver
 
 
 def serially(patch: pytest.MonkeyPatch) -> None:
@@ -38,23 +37,7 @@ def test_a_node_that_is_lost_in_the_middle(tmp_path: Path) -> None:
         tmp_path / "store", {"deap": copy}, signal=SignalSettings(window_s=2.0, ica=IcaSettings(n_components=8))
     )
     (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
-    source = os.pathsep.join((str(ROOT / "platform"), str(ROOT)))
-    clean = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    driver = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "ingest" / "lost_node.py"), tmp_path / "experiment.json", tmp_path],
-        env=clean | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = driver.communicate(timeout=300)
-    finally:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-    assert driver.returncode == 0, err
-    told = json.loads(out.splitlines()[-1])
+    told = run_driver("ingest/lost_node.py", tmp_path / "experiment.json", tmp_path, timeout_s=300)
     (killed,) = told["killed"]
     assert any("preprocessing/ica.py:fit" in frame for frame in killed["stack"])
     assert told["alive"] == 2, "the head and the other node"

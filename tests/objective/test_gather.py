@@ -72,7 +72,10 @@ def run_rank(rank: int, world_size: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, dict[str, Any]]]]:
     folder = tmp_path_factory.mktemp("ranks")
     run_ranks(run_rank, max(map(len, PARTS)), str(folder))
-    return {len(sizes): [torch.load(folder / f"{len(sizes)}-{r}.pt") for r in range(len(sizes))] for sizes in PARTS}
+    return {
+        len(sizes): [torch.load(folder / f"{len(sizes)}-{r}.pt", weights_only=True) for r in range(len(sizes))]
+        for sizes in PARTS
+    }
 
 
 def gradients(ranks: list[dict[str, Any]]) -> dict[str, Tensor]:

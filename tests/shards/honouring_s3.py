@@ -1,28 +1,47 @@
-"""An S3 server that honours conditional writes, as AWS does and rclone does not: moto, in a thread."""
+"""An S3 server that honours conditional writes, as AWS does and rclone does not: moto, one request at a time.
+
+Moto looks for the key and then writes it: of two requests at once both may find none, and S3 would refuse one.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 BUCKET = "honouring"
+
+
+class _OneAtATime:
+    """Moto's application behind a lock."""
+
+    def __init__(self) -> None:
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        with self._lock:
+            return self._moto(environ, start_response)
 
 
 @pytest.fixture(scope="session")
 def honouring_endpoint() -> Iterator[str]:
     """The running server's endpoint."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    server = make_server("127.0.0.1", 0, _OneAtATime(), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

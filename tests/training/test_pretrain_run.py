@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -32,6 +30,7 @@ from emod.training import count_steps, draws_per_region, held_out_subjects, load
 from emod.training.checkpoint import fetch_newest, load_checkpoint
 from emod.training.launch import TrainResources, launch
 from emod.training.pretrainer import Pretrainer, make_plan, select_windows
+from tests.nodes import run_driver
 from tests.training import disturb
 from tests.training.tiny_store import PretrainRun
 
@@ -288,30 +287,7 @@ def test_a_lost_node_changes_nothing(
     runs, uri = new_runs()
     experiment = make_pretrain_experiment(runs)
     run_id = ensure_run(uri, "tests", "backbone", {})
-    root = Path(__file__).resolve().parents[2]
-    driver = subprocess.Popen(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("lost_node.py")),
-            experiment.model_dump_json(),
-            uri,
-            run_id,
-            str(tmp_path),
-        ],
-        env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-        | {"PYTHONPATH": os.pathsep.join((str(root / "platform"), str(root))), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = driver.communicate(timeout=600)
-    finally:
-        if driver.poll() is None:
-            os.killpg(driver.pid, signal.SIGKILL)
-    assert driver.returncode == 0, err
-    told = json.loads(out.splitlines()[-1])
+    told = run_driver("training/lost_node.py", experiment.model_dump_json(), uri, run_id, tmp_path, timeout_s=600)
     assert told["alive"] == 3, "the head and two others"
     assert told["notes"][-1].endswith(", 2 workers, resumed at step 9")
     assert Path(tmp_path, "stalled.from").read_text() == "9"

@@ -27,7 +27,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Found]]:
 
 
 def load(path: Path) -> Found:
-    found: Found = torch.load(path, weights_only=False)
+    found: Found = torch.load(path, weights_only=True)
     return found
 
 
