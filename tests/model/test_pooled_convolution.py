@@ -49,7 +49,7 @@ def test_values_and_gradients_are_those_of_plain_pytorch(
     x = torch.randn(2, electrodes, n_points, dtype=torch.float64, generator=generator)
     weights = torch.randn(2, electrodes, n_tokens, 8, dtype=torch.float64, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "_POINTS", block)
+        patch.setattr(fused, "_VALUES", block * (kernel + 1 + CONFIG.width))
         tokens = ours(x, n_tokens)
         found = gradients(ours, tokens, weights)
     wanted = reference(x, n_tokens).permute(0, 2, 3, 1)

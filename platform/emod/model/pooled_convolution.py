@@ -20,8 +20,8 @@ from torch import Tensor
 
 __all__ = ["fold_norm", "pooled_convolution", "takes", "token_spans"]
 
-# Points in flight: with D = 128 a megabyte.
-_POINTS = 2048
+# Values in flight, patches and filtered: a megabyte, 2048 points of the paper's 25 taps and 128 filters.
+_VALUES = 2048 * (26 + 128)
 
 
 def takes(x: Tensor, filters: int) -> bool:
@@ -143,7 +143,7 @@ class _Pooled(torch.autograd.Function):
         filters = _filters(weight, bias)
         windows, _, electrodes, tokens = strips.shape
         out = strips.new_zeros(windows, electrodes, tokens, weight.shape[1])
-        for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
+        for window, where, patches, overhang in _blocks(strips, weight, length):
             active = patches.flatten(1).T @ filters[window]
             torch.ops.aten.gelu_(active)
             active = active.view(patches.shape[1], -1, active.shape[1])
@@ -159,7 +159,7 @@ class _Pooled(torch.autograd.Function):
         filters = _filters(weight, bias)
         grad = grad_outputs[0] / length[:, None]
         grad_filters = torch.zeros_like(filters)
-        for window, where, patches, overhang in _blocks(strips, weight.shape[2], length):
+        for window, where, patches, overhang in _blocks(strips, weight, length):
             before = (patches.flatten(1).T @ filters[window]).view(patches.shape[1], -1, weight.shape[1])
             incoming = grad[window, where].reshape(before.shape[1:]).expand_as(before)
             slope = torch.ops.aten.gelu_backward(incoming, before)
@@ -175,15 +175,17 @@ def _filters(weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat([weight, bias[:, :, None]], dim=2).transpose(1, 2).contiguous()
 
 
-def _blocks(strips: Tensor, taps: int, length: Tensor) -> Any:
+def _blocks(strips: Tensor, weight: Tensor, length: Tensor) -> Any:
     """(window, electrodes, (K + 1, rows, c, N) patches, overhang) of blocks of strips that caches hold.
 
     Spans differ by a point; ``overhang`` (c N, 1) is 1 where the block's last row is beyond a token's span, else None.
     """
     windows, rows, electrodes, tokens = strips.shape
+    _, filters, taps = weight.shape
     span = rows - taps + 1
-    height = min(electrodes, max(1, _POINTS // (tokens * span)))
-    depth = min(span, max(1, _POINTS // (tokens * height)))
+    points = _VALUES // (taps + 1 + filters)
+    height = min(electrodes, max(1, points // (tokens * span)))
+    depth = min(span, max(1, points // (tokens * height)))
     beyond = (length < span).to(strips.dtype)
     uneven = bool(beyond.any())
     for window in range(windows):
