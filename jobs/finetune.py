@@ -30,7 +30,7 @@ def main() -> None:
     pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
     with on_ray(quiet=True):
         outcomes = finetune_and_register(experiment, store, pretrained)
-    for line in summarise(outcomes, simulated=pretrained.simulated or store.is_simulated(experiment.corpora)):
+    for line in summarise(outcomes):
         print(line)
     print(f"MLflow: {redact(uri_of(experiment))}")
 

@@ -7,6 +7,8 @@ The same pretrain.run_name resumes the same run. Subjects that the experiment's 
 
 from __future__ import annotations
 
+import sys
+
 from emod.cli import experiment_parser, load_requested, run_job, show_plan
 
 
@@ -15,16 +17,12 @@ def main() -> None:
     experiment = load_requested(arguments)
 
     from emod.shards import ShardStore
+    from emod.training import plan_pretraining
 
     store = ShardStore.open(experiment.addresses.store_url())
+    plan = plan_pretraining(experiment, store)
     if arguments.dry_run:
-        from emod.training import count_steps
-
-        settings = experiment.pretrain
-        windows = 9 * settings.rounds * len(experiment.corpora)
-        steps = count_steps(experiment, store)
-        workers = settings.workers if isinstance(settings.workers, int) else "{} to {}".format(*settings.workers)
-        show_plan(experiment, [f"{steps} steps of {windows} windows on {workers} workers"])
+        show_plan(experiment, plan)
         return
 
     from emod.storage import redact
@@ -32,6 +30,7 @@ def main() -> None:
 
     # Missing or not is known before a cluster is started.
     runs_url = experiment.addresses.runs_url()
+    print("\n".join(plan), file=sys.stderr)
     with on_ray(quiet=True):
         _, run_id = pretrain_backbone(experiment, store)
     print(f"backbone: {redact(runs_url)}/{experiment.pretrain.run_name}/model")

@@ -13,19 +13,23 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emod.cli import experiment_parser, load_requested, run_job, show_plan
+
+if TYPE_CHECKING:
+    from emod.catalog import Experiment
 
 
 def main() -> None:
     parser = experiment_parser(__doc__, default="objectives")
-    parser.add_argument("--out", metavar="URL", help="where everything goes (default: outputs/NAME)")
+    parser.add_argument("--out", metavar="URL", help="where all it makes goes (default: outputs/NAME)")
     parser.add_argument("--pictures", metavar="DIR", help="where the table and the chart go (default: outputs/NAME)")
     arguments = parser.parse_args()
     name = Path(arguments.experiment).stem
     out = arguments.out or os.path.join("outputs", name)
     experiment = load_requested(arguments)
-    arguments.overrides = [*addresses(out, experiment.corpora), *arguments.overrides]
+    arguments.overrides = [*addresses(experiment, out, everything=bool(arguments.out)), *arguments.overrides]
     experiment = load_requested(arguments)
 
     from emod.training.study import list_cells, settings_of
@@ -47,9 +51,16 @@ def main() -> None:
     show_study(experiment, results, pictures, seconds=time.monotonic() - started)
 
 
-def addresses(out: str, corpora: tuple[str, ...]) -> list[str]:
-    """Overrides that put everything the job makes below one folder."""
-    places = {"store": "store", "runs": "runs"} | {f"data.{name}": f"recordings/{name}" for name in corpora}
+def addresses(experiment: Experiment, out: str, *, everything: bool) -> list[str]:
+    """Overrides that put what the job makes below one folder; of recordings, the simulated copies alone.
+
+    A study of simulated effects keeps out of a laboratory's store and runs. Any other takes what the experiment or the
+    environment gives, unless ``everything`` is to be there.
+    """
+    places = {"store": "store", "runs": "runs"}
+    if not everything and not (experiment.study and experiment.study.effects):
+        places = {field: place for field, place in places.items() if getattr(experiment.addresses, field) is None}
+    places |= {f"data.{name}": f"recordings/{name}" for name in experiment.simulate}
     return [f"addresses.{field}={json.dumps(f'{out}/{place}')}" for field, place in places.items()]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from emod import cli
 from emod.catalog import load_experiment
 from emod.cli import experiment_parser, progress, run_job, show_plan
 from emod.errors import DataError, RequestError
@@ -109,7 +110,19 @@ def test_progress_off_a_terminal_is_plain_lines(capsys: pytest.CaptureFixture[st
             advance(1, f"s{done + 1:02}.dat")
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.splitlines() == [f"ingest: {done}/40 s{done:02}.dat" for done in range(4, 41, 4)]
+    assert told.err.splitlines() == [f"ingest: {done}/40 s{done:02}.dat" for done in (1, *range(4, 41, 4))]
+
+
+def test_progress_off_a_terminal_is_told_at_first_and_each_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now)
+    with progress("pretrain", 27_400) as advance:
+        for step in range(4):
+            now += 25.0
+            advance(1 if step else 0, f"loss {step}")
+    assert capsys.readouterr().err.splitlines() == ["pretrain: 0/27400 loss 0", "pretrain: 3/27400 loss 3"]
 
 
 def test_progress_tells_the_end_whatever_the_strides(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from emod import storage
 from emod.errors import DataError, RequestError
+from emod.storage import UnreachableError
 
 pytest_plugins = ["tests.shards.honouring_s3"]
 
@@ -353,6 +354,8 @@ def test_no_error_tells_a_password(monkeypatch: pytest.MonkeyPatch, error: Excep
             ask(url)
         assert "hush" not in str(caught.value)
         assert "\n" not in str(caught.value)
+        # What may pass is told from what will not.
+        assert isinstance(caught.value, UnreachableError) == (type(error) in {OSError, ConnectionError, TimeoutError})
     with pytest.raises(RequestError) as caught:
         storage.write_bytes(url, b"")
     assert "hush" not in str(caught.value)

@@ -6,8 +6,10 @@ It starts nothing and imports nothing heavy, so ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from emod.catalog import Experiment
 
 __all__ = ["JobParser", "Tick", "experiment_parser", "load_requested", "progress", "run_job", "show_plan"]
+
+
+# Of a log that a person reads to see whether a job still goes on.
+_SILENT_S = 60.0
 
 
 class Tick(Protocol):
@@ -101,7 +107,7 @@ def show_plan(experiment: Experiment, lines: list[str]) -> None:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Tick]:
-    """A progress bar on a terminal; elsewhere a plain line at each tenth of the way.
+    """A progress bar on a terminal; elsewhere a plain line at first, at each tenth of the way, and each minute.
 
     Args:
         label: What is being done.
@@ -136,12 +142,14 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
             yield advance
         return
 
-    done = 0
+    done, told_at = 0, -math.inf
 
     def report(steps: int = 1, note: str = "") -> None:
-        nonlocal done
+        nonlocal done, told_at
         before, done = done, done + steps
-        if total is None or before * 10 // total != done * 10 // total:
+        a_tenth = total is None or before * 10 // total != done * 10 // total
+        if a_tenth or time.monotonic() - told_at > _SILENT_S:
+            told_at = time.monotonic()
             of = "" if total is None else f"/{total}"
             print(f"{label}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NoSuchObjectError",
     "StoredObject",
+    "UnreachableError",
     "create_bytes",
     "download",
     "exists",
@@ -54,6 +55,10 @@ __all__ = [
 
 class NoSuchObjectError(RequestError):
     """What a URL names is not there, or not any more."""
+
+
+class UnreachableError(RequestError):
+    """The network or a server failed, which may pass: whoever can try again may."""
 
 
 @dataclass(frozen=True)
@@ -397,14 +402,18 @@ def _worded(url: str, verb: str) -> Iterator[None]:
     except (OSError, ConnectionError, TimeoutError) as error:
         if error.errno == errno.ELOOP:
             raise NoSuchObjectError(f"{redact(url)}: a link that leads to itself; check the object") from None
-        raise RequestError(
+        kind = RequestError if is_local(url) else UnreachableError
+        raise kind(
             f"{redact(url)}: cannot {verb} it ({_first_line(error)}); check the address and the network"
         ) from None
     except Exception as error:
         # botocore and its like raise their own trees (EndpointConnectionError, NoCredentialsError, ClientError).
         if type(error).__module__.partition(".")[0] not in {"botocore", "aiobotocore", "aiohttp", "gcsfs", "azure"}:
             raise
-        raise RequestError(
+        # What botocore and aiohttp call their connection's faults; a missing credential is none.
+        passing = {base.__name__ for base in type(error).__mro__} & {"HTTPClientError", "ClientConnectionError"}
+        kind = UnreachableError if passing else RequestError
+        raise kind(
             f"{redact(url)}: cannot {verb} it ({_first_line(error)}); check address, credentials and network"
         ) from None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,39 +24,40 @@ __all__ = ["show_study"]
 def show_study(experiment: Experiment, results: list[CellResult], folder: Path, *, seconds: float) -> None:
     """Prints a study's table, in the paper's form, and writes it with every value (study.json) and as a chart."""
     study, finetune = settings_of(experiment)
-    simulated = bool(study.effects)
+    simulated = any(result.simulated for result in results)
     table = {
-        effect: compare_arms(
-            {arm: [r.balanced_accuracy for r in results if (r.effect, r.arm) == (effect, arm)] for arm in study.arms}
+        f"effect {world}" if study.effects else world: compare_arms(
+            {arm: [r.balanced_accuracy for r in results if (r.effect, r.arm) == (world, arm)] for arm in study.arms}
         )
-        for effect in dict.fromkeys(result.effect for result in results)
+        for world in study.worlds
     }
     console = Console(width=None if Console().is_terminal else 140)
     origin = "SIMULATED recordings: these numbers say nothing about people" if simulated else "real recordings"
     shown = Table(title=f"Balanced accuracy on {finetune.corpus}, % ({origin})", box=box.SIMPLE, title_justify="left")
     shown.add_column("arm")
-    for effect in table:
-        shown.add_column(f"effect {effect}" if simulated else effect, justify="right")
+    for world in table:
+        shown.add_column(world, justify="right")
     first = next(iter(study.arms))
     for number, arm in enumerate(study.arms):
-        scores = [table[effect][number] for effect in table]
-        shown.add_row(arm, *(f"{100 * score.mean:.1f} / {100 * score.sd:.1f}" for score in scores))
+        scores = [table[world][number] for world in table]
+        shown.add_row(arm, *(f"{100 * score.mean:.1f} / {_percent(score.sd)}" for score in scores))
         if arm != first:
             shown.add_row(
                 f"  less {first}",
-                *(f"{100 * s.difference:+.1f} [{100 * s.low:+.1f}, {100 * s.high:+.1f}]" for s in scores),  # type: ignore[operator]
+                *(f"{_percent(s.difference, '+')} [{_percent(s.low, '+')}, {_percent(s.high, '+')}]" for s in scores),
                 style="dim",
             )
     console.print(shown)
-    windows = results[0].windows
+    chance = float(np.mean([result.chance for result in results]))
     others = ", ".join(corpus for corpus in experiment.corpora if corpus != finetune.corpus)
     notes = (
-        f"Pretrained on {others}; fine-tuned on {windows['train']} windows of {finetune.corpus}, tested on "
-        f"{windows['test']} of other subjects."
+        f"Pretrained on {others}; fine-tuned on {_windows(results, 'train')} windows of {finetune.corpus}, tested on "
+        f"{_windows(results, 'test')} of other subjects."
     )
     console.print(
-        f"mean / standard deviation over {study.seeds} seeds; differences with a 95 % t interval over seeds; "
-        f"chance {100 * results[0].chance:.1f}. {notes}",
+        f"mean / standard deviation over {study.seeds} seeds; differences with a 95 % t interval over seeds (which "
+        "split the same subjects anew, so it is none over people; each is of one comparison); "
+        f"chance {100 * chance:.1f}. {notes}",
         highlight=False,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +65,8 @@ def show_study(experiment: Experiment, results: list[CellResult], folder: Path, 
         table,
         folder / "study.png",
         simulated=simulated,
-        chance=results[0].chance,
-        title=f"{experiment.name}: {' '.join(study.arms)}",
+        chance=chance,
+        title=f"{experiment.name}: fine-tuned on {finetune.corpus}",
         notes=notes,
     )
     rows = [asdict(result) for result in results]
@@ -74,3 +77,13 @@ def show_study(experiment: Experiment, results: list[CellResult], folder: Path, 
     )
     computed = sum(result.seconds for result in results) / 3600
     console.print(f"took        {seconds / 60:.1f} minutes; {computed:.1f} hours of one CPU in all", highlight=False)
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    """A dash for what a single seed does not say."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:{sign}.1f}"
+
+
+def _windows(results: list[CellResult], role: str) -> str:
+    counts = [result.windows[role] for result in results]
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"

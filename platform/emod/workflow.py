@@ -27,7 +27,6 @@ from emod.shards import ShardStore
 from emod.simulation import BrainSimulator
 from emod.tracking import (
     MetricLog,
-    TrainedCorpus,
     TrainedOn,
     check_reachable,
     ensure_run,
@@ -48,8 +47,17 @@ from emod.training import (
     fit_plane_head,
     pretrain,
     score_test_subjects,
+    trained_corpus,
 )
-from emod.training.study import Cell, CellResult, list_cells, run_cells, settings_of, under_effect
+from emod.training.study import (
+    CellResult,
+    cell_experiment,
+    claim_study,
+    list_cells,
+    run_cells,
+    settings_of,
+    under_effect,
+)
 
 __all__ = [
     "FinetuneOutcome",
@@ -71,7 +79,10 @@ _STEPS_COUNTED = 1000
 
 @dataclass(frozen=True)
 class FinetuneOutcome:
-    """One fine-tuned target: the classifier, its scores on the test subjects, and where it is registered."""
+    """One fine-tuned target: the classifier, its scores on the test subjects, and where it is registered.
+
+    ``simulated`` says whether anything it learned from was.
+    """
 
     corpus: str
     finetuned: Finetuned
@@ -79,6 +90,7 @@ class FinetuneOutcome:
     run_id: str
     model_version: str
     alias: str
+    simulated: bool
 
 
 @contextmanager
@@ -160,16 +172,16 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
         RequestError: If the store was cleaned with other settings than the experiment's, or as `pretrain`.
     """
     uri = _check_request(experiment, store)
-    claim_pretraining(experiment, store)
+    claim = claim_pretraining(experiment, store)
     simulated = store.is_simulated(experiment.corpora)
-    run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"})
+    run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"}, claim=claim)
     client = MlflowClient(uri)
     log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
     _log_store(client, run_id, experiment, store, simulated=simulated)
     steps = count_steps(experiment, store)
     draws = draws_per_region(experiment, store, steps=min(steps, _STEPS_COUNTED))
     client.log_dict(run_id, {"steps_counted": min(steps, _STEPS_COUNTED), "draws": draws}, "draws_per_region.json")
-    with _finished(client, run_id), progress("pretrain", steps) as advance:
+    with _running(client, run_id), progress("pretrain", steps) as advance:
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
 
 
@@ -183,19 +195,19 @@ def finetune_and_register(
     settings = _finetune_settings(experiment)
     uri = _check_request(experiment, store)
     client = MlflowClient(uri)
-    for target in settings.targets:
-        claim_finetuning(experiment, store, pretrained, target)
+    claims = {target: claim_finetuning(experiment, store, pretrained, target) for target in settings.targets}
     simulated = pretrained.simulated or store.is_simulated([settings.corpus])
     outcomes = []
     for number, target in enumerate(settings.targets):
         run_name = f"{settings.run_name}-{target}"
-        run_id = ensure_run(uri, experiment.name, run_name, {"emod.stage": "finetune", "emod.target": target})
+        tags = {"emod.stage": "finetune", "emod.target": target}
+        run_id = ensure_run(uri, experiment.name, run_name, tags, claim=claims[target])
         log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
         _log_store(client, run_id, experiment, store, simulated=simulated)
         # The backbone may come from another store, or from windows that are in no version any more.
         client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
         client.set_tag(run_id, "emod.backbone_corpora", ",".join(sorted(pretrained.seen)))
-        with _finished(client, run_id):
+        with _running(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
             evaluation = score_test_subjects(store, settings.corpus, finetuned)
@@ -215,11 +227,15 @@ def finetune_and_register(
                 plane=plane,
                 classes=classes,
                 settings=experiment.signal,
-                trained_on=_trained_on(store, tuple(seen), simulated=simulated),
+                trained_on=TrainedOn(
+                    manifest=store.manifest.hash_of(tuple(seen)),
+                    simulated=simulated,
+                    corpora=pretrained.corpora | {settings.corpus: trained_corpus(store, settings.corpus)},
+                ),
                 name=name,
                 alias=alias,
             )
-        outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias))
+        outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias, simulated))
     return outcomes
 
 
@@ -236,8 +252,9 @@ def plan_finetune(experiment: Experiment, store: ShardStore) -> list[str]:
     return lines
 
 
-def summarise(outcomes: list[FinetuneOutcome], *, simulated: bool) -> list[str]:
+def summarise(outcomes: list[FinetuneOutcome]) -> list[str]:
     """The result of fine-tuning in a few plain lines."""
+    simulated = any(outcome.simulated for outcome in outcomes)
     lines = ["SIMULATED recordings: these numbers say nothing about people"] if simulated else []
     for outcome in outcomes:
         scores, interval = outcome.evaluation.scores, outcome.evaluation.interval
@@ -261,45 +278,49 @@ def run_study(experiment: Experiment) -> list[CellResult]:
     uri = uri_of(experiment)
     check_reachable(uri)
     stores: dict[str, ShardStore] = {}
-    for effect in study.effects or ("real",):
+    for effect in study.worlds:
         world = under_effect(experiment, effect)
         simulate_corpora(world)
         stores[effect] = ingest_corpora(world)
+    claim = claim_study(experiment, stores)
     client = MlflowClient(uri)
-    parent = ensure_run(uri, experiment.name, study.run_name, {"emod.stage": "study"})
+    parent = ensure_run(uri, experiment.name, study.run_name, {"emod.stage": "study"}, claim=claim)
     log_experiment(client, parent, experiment, world_size=1)
     cells = list_cells(study, experiment.seed)
-    with _finished(client, parent), progress("study", len(cells)) as advance:
+    with _running(client, parent), progress("study", len(cells)) as advance:
 
         def report(result: CellResult) -> None:
-            cell = Cell(result.effect, result.arm, result.seed)
-            _log_cell(client, uri, experiment, parent, cell, result)
+            cell = result.cell
+            tags = {
+                "emod.stage": "cell",
+                "mlflow.parentRunId": parent,
+                "emod.effect": cell.effect,
+                "emod.arm": cell.arm,
+                "emod.seed": str(cell.seed),
+            }
+            run_id = ensure_run(uri, experiment.name, f"{study.run_name}/{cell.name}", tags, claim=claim)
+            _log_cell(client, run_id, cell_experiment(experiment, cell), stores[cell.effect], result)
             advance(1, f"{cell.name}: {result.balanced_accuracy:.3f}")
 
-        results = run_cells(experiment, stores, report)
-    return results
+        return run_cells(experiment, stores, report)
 
 
-def _log_cell(
-    client: MlflowClient, uri: str, experiment: Experiment, parent: str, cell: Cell, result: CellResult
-) -> None:
-    tags = {"emod.stage": "cell", "mlflow.parentRunId": parent, "emod.effect": cell.effect, "emod.arm": cell.arm}
-    run_name = f"{settings_of(experiment)[0].run_name}/{cell.name}"
-    run_id = ensure_run(uri, experiment.name, run_name, {**tags, "emod.seed": str(cell.seed)})
-    log = MetricLog(client, run_id)
-    for step, loss in enumerate(result.losses, start=1):
-        log.log(step, {"loss": loss})
-    for epoch, kappa in enumerate(result.validation_kappas, start=1):
-        log.log(epoch, {"finetune/validation_kappa": kappa})
-    scores = {name: getattr(result, name) for name in ("balanced_accuracy", "kappa", "weighted_f1", "chance")}
-    log.log(result.best_epoch, {f"test/{name}": value for name, value in scores.items()})
-    log.flush()
-    finish(client, run_id, "FINISHED")
+def _log_cell(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, result: CellResult) -> None:
+    with _running(client, run_id), MetricLog(client, run_id) as log:
+        log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
+        _log_store(client, run_id, experiment, store, simulated=result.simulated)
+        for step, loss in enumerate(result.losses, start=1):
+            log.log(step, {"loss": loss})
+        for epoch, kappa in enumerate(result.validation_kappas, start=1):
+            log.log(epoch, {"finetune/validation_kappa": kappa})
+        scores = {name: getattr(result, name) for name in ("balanced_accuracy", "kappa", "weighted_f1", "chance")}
+        log.log(result.best_epoch, {f"test/{name}": value for name, value in scores.items()})
 
 
 @contextmanager
-def _finished(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Marks the run as finished, or as failed if the block raises."""
+def _running(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Marks the run as running, then as finished, or as failed if the block raises."""
+    client.update_run(run_id, status="RUNNING")
     try:
         yield
     except BaseException:
@@ -368,16 +389,3 @@ def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finet
     client.log_dict(run_id, evaluation.record(), "evaluation.json")
     client.log_dict(run_id, finetuned.split.record(), "split.json")
     client.log_dict(run_id, {"rule": finetuned.target.rule, "priors": finetuned.target.priors}, "target.json")
-
-
-def _trained_on(store: ShardStore, corpora: tuple[str, ...], *, simulated: bool) -> TrainedOn:
-    return TrainedOn(
-        manifest=store.manifest.hash_of(corpora),
-        simulated=simulated,
-        corpora={
-            name: TrainedCorpus(
-                channels=store.channels(name), sfreq_hz=store.sfreq_hz(name), licence=load_corpus(name).licence
-            )
-            for name in corpora
-        },
-    )

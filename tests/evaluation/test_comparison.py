@@ -36,12 +36,13 @@ def test_unequal_seeds_are_refused() -> None:
 
 
 def test_the_chart_says_what_it_shows(tmp_path: Path) -> None:
-    table = {effect: compare_arms(VALUES) for effect in ("none", "strong")}
+    table = {world: compare_arms(VALUES) for world in ("effect none", "effect strong")}
     figure = draw_comparison(table, tmp_path / "study.png", simulated=True, chance=0.25, title="Arms")
     assert imread(tmp_path / "study.png").shape[1] == 1600
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["effect none", "effect strong"]
-    assert sorted(bar.get_height() for bar in axes.patches) == pytest.approx(
+    assert {bar.get_y() for bar in axes.patches} == {25.0}, "bars stand on chance"
+    assert sorted(25 + bar.get_height() for bar in axes.patches) == pytest.approx(
         sorted(100 * np.mean(values) for values in VALUES.values() for _ in table)
     )
     assert "SIMULATED DATA" in {text.get_text() for text in figure.texts}

@@ -212,6 +212,22 @@ def test_the_bias_of_the_last_offset_is_that_of_all_beyond(offset: int) -> None:
     torch.testing.assert_close(added, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int16])
+def test_another_precision_is_one_clear_line(dtype: torch.dtype) -> None:
+    """MNE gives doubles, files integers; networks are single."""
+    with pytest.raises(ValueError, match=rf"eeg is {dtype}, the network float64: give eeg\.to\(torch\.float64\)"):
+        network().embed(torch.zeros(2, 1, 64, dtype=dtype), ("Cz",), 128.0)
+
+
+def test_autocast_changes_nothing_on_a_cpu() -> None:
+    """It belongs to one thread; parts run in others."""
+    torch.manual_seed(0)
+    model, eeg = Emod(EmodConfig(**SIZES)).eval(), torch.randn(3, 2, 128)
+    wanted = model.embed(eeg, ("Cz", "Pz"), 128.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.embed(eeg, ("Cz", "Pz"), 128.0), wanted)
+
+
 @pytest.mark.parametrize(
     ("shape", "names", "said"),
     [

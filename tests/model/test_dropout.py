@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emod.model.dropout import WindowDropout, draw_keys, keep_mask, mix
+from emod.model.dropout import WindowDropout, _keep_at_once, draw_keys, keep_mask, mix
 
 
 def split_mix(counter: int) -> int:
@@ -32,6 +32,14 @@ def test_values_take_their_words_in_order() -> None:
     for place in (0, 1, 2, 3, 4, 4 * 2**14 - 1, 4 * 2**14, 4 * 2**14 + 5, values - 1):
         bits = split_mix(key + (place // 4 + 1) * 0x9E3779B97F4A7C15) >> 16 * (place % 4) & 0xFFFF
         assert keep[place] == ((bits + 2**15) % 2**16 >= round(0.4 * 2**16))
+
+
+def test_a_device_draws_what_a_cpu_does() -> None:
+    keys, values = torch.tensor([0, 7, -3, 2**63 - 5]), 4 * 2**14 + 3
+    for least in (-(2**15), 6554 - 2**15, 2**14):
+        at_once = _keep_at_once(keys, values, least)
+        assert torch.equal(at_once, keep_mask(keys, values, (least + 2**15) / 2**16))
+        assert (least == -(2**15)) == bool(at_once.all())
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.25, 0.9])

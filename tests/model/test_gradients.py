@@ -117,6 +117,15 @@ def test_weights_of_pairs_and_loss_of_rows() -> None:
     assert torch.autograd.gradcheck(lambda rows: contrastive_loss(rows, weights, 0.2)[0], (rows,))
 
 
+def test_a_second_derivative_is_refused() -> None:
+    """None of the parts has one; a gradient penalty would be wrong without a word."""
+    model = varied(Emod(TINY))
+    length = model.embed(draw(2, 2, 20), ("Cz", "Pz"), 20.0).square().sum()
+    (slope,) = torch.autograd.grad(length, [model.encoder.fusion.weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
 @pytest.mark.parametrize("statistics", ["corpus", "batch"])
 def test_the_loss_of_the_network(statistics: str) -> None:
     """Two corpora that share nothing, from samples to the loss, in a random direction of all weights."""

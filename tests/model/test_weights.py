@@ -83,4 +83,8 @@ def test_a_refused_load_changes_nothing(saved: Path) -> None:
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     with pytest.raises(DataError, match="EmodClassifier needs"):
         load_weights(saved, classifier)
+    # Every tensor fits, and it is another network all the same.
+    other = Emod(SMALL.model_copy(update={"groups": 4, "token_rate_hz": 10.0}))
+    with pytest.raises(DataError, match="weights of a network with groups = 2, this one has 4; load them into"):
+        load_weights(saved, other)
     torch.testing.assert_close(classifier.state_dict(), before, rtol=0, atol=0)

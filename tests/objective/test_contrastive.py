@@ -176,3 +176,12 @@ def test_refuses() -> None:
         va_contrastive_loss(z, va, temperature=-1)
     with pytest.raises(ValueError, match="1 row"):
         va_contrastive_loss(z[:1], va[:1])
+
+
+def test_points_may_be_whole_numbers_and_weights_are_one_for_each_pair() -> None:
+    """Emotion words are whole points; a table of another size would be taken for every row's."""
+    va = torch.tensor([[0, 0], [3, 2], [-1, 1]])
+    torch.testing.assert_close(va_weights(va, d_max=5.0), va_weights(va.float(), d_max=5.0), rtol=0, atol=0)
+    z = torch.nn.functional.normalize(torch.randn(4, 3), dim=1)
+    with pytest.raises(ValueError, match=r"weights of shape \(1, 1\) for 4 rows: give one for each pair"):
+        contrastive_loss(z, va_weights(va[:1], d_max=5.0))

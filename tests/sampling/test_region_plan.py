@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,49 +16,12 @@ WORDS = np.array([0, 4, 4, 7, 7, 7, 4, 0])  # regions 0, 4 and 7 only
 CORPORA = {"deap": FULL, "seed_iv": WORDS}
 
 
-def naive_regions(ids: npt.NDArray[np.int64], step: int, rounds: int) -> list[int]:
-    """The region each slot of a step draws from: play all rounds since step 0, dealing empty slots in turn."""
-    present = [r for r in range(9) if r in ids]
-    dealt = 0
-    regions: list[list[int]] = []
-    for _ in range((step + 1) * rounds):
-        this_round = []
-        for slot in range(9):
-            if slot in present:
-                this_round.append(slot)
-            else:
-                this_round.append(present[dealt % len(present)])
-                dealt += 1
-        regions.append(this_round)
-    return [region for this_round in regions[-rounds:] for region in this_round]
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    ids=st.lists(st.integers(0, 8), min_size=1, max_size=40).map(np.array),
-    rounds=st.integers(1, 5),
-    step=st.integers(0, 20),
-    seed=st.integers(0, 2**40),
-)
-def test_slots_draw_what_a_naive_dealer_draws(ids: npt.NDArray[np.int64], rounds: int, step: int, seed: int) -> None:
-    plan = RegionBalancedPlan({"deap": ids}, rounds=rounds, seed=seed)
-    wanted = naive_regions(ids, step, rounds)
-    assert ids[plan.batch(step)["deap"]].tolist() == wanted
-    assert plan.draws(step)["deap"].tolist() == [wanted.count(r) for r in range(9)]
-
-
 def test_every_window_of_a_region_is_drawn_equally_often() -> None:
     plan = RegionBalancedPlan({"deap": FULL}, rounds=4, seed=1)
     drawn = np.bincount(np.concatenate([plan.batch(step)["deap"] for step in range(500)]), minlength=90)
     expected = 500 * 36 / 90
     chi_square = ((drawn - expected) ** 2 / expected).sum()
     assert 40 < chi_square < 140  # 81 degrees of freedom: mean 81, standard deviation 13
-
-
-def test_nearest_region_fills_empty_slots() -> None:
-    """Regions 0 (low, low) and 5 (high valence, middle arousal): distances squared on the 3 x 3 grid, ties to 0."""
-    plan = RegionBalancedPlan({"a": np.array([0, 5])}, rounds=2, empty="nearest")
-    assert plan.batch(3)["a"].tolist() == [0, 0, 1, 0, 1, 1, 0, 1, 1] * 2
 
 
 def test_a_step_is_a_pure_function() -> None:

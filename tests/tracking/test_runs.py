@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from emod.errors import RequestError
 from emod.storage import redact
 from emod.tracking import MetricLog, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.runs import _artifact_location, _git_commit
+from emod.training.launch import claim_run
 
 SECRET = "wJalr/XUtn+FEMI@K7"
 
@@ -81,13 +83,26 @@ def test_a_run_is_found_again_by_name(uri: str, tmp_path: Path) -> None:
 
     assert ensure_run(uri, "emod", "pretrain", {"emod.attempt": "2"}) == first
     run = client.get_run(first)
-    assert run.info.status == "RUNNING"
+    assert run.info.status == "FAILED", "whoever takes it up says when it runs again"
     assert run.info.run_name == "pretrain"
     assert {"emod.role": "pretrain", "emod.attempt": "2"}.items() <= run.data.tags.items()
 
     client.log_text(first, "x", "note.txt")
     assert (tmp_path / "runs" / "mlartifacts" / first / "artifacts" / "note.txt").read_text() == "x"
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_name_whose_folder_was_removed_is_another_run(uri: str, tmp_path: Path) -> None:
+    """Its points and lineage are its own, and so is what it registers."""
+    runs = str(tmp_path / "trained")
+    claims = [claim_run(runs, "backbone", {"seed": 0}, room="pretrain") for _ in range(2)]
+    assert claims[0] == claims[1]
+    found = [ensure_run(uri, "emod", "backbone", {}, claim=claim) for claim in claims]
+    assert found[0] == found[1]
+    with pytest.raises(RequestError, match=r"'backbone' in .* was made with seed = 0, not 1; set it back, choose"):
+        claim_run(runs, "backbone", {"seed": 1}, room="pretrain")
+    shutil.rmtree(runs)
+    assert ensure_run(uri, "emod", "backbone", {}, claim=claim_run(runs, "backbone", {}, room="pretrain")) != found[0]
 
 
 def test_the_newest_of_two_namesakes_is_resumed(uri: str) -> None:

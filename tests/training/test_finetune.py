@@ -170,7 +170,7 @@ def test_a_name_is_refused_to_another_backbone(
     """Or it would go on from checkpoints of the first."""
     torch.manual_seed(5)
     other = Pretrained(Emod(tiny), pretrain_run.pretrained.seen, store.manifest.hash, True)
-    with pytest.raises(RequestError, match=r"'tuned-emotion'.* another backbone; choose another finetune\.run_name"):
+    with pytest.raises(RequestError, match=r"'tuned-emotion'.* backbone = .+, not .+ choose another finetune\.run_name"):
         finetune(pretrain_run.experiment, store, other, "emotion", tracking=run, advance=ignore)
 
 
@@ -183,7 +183,7 @@ def test_other_settings_need_another_name(
 ) -> None:
     runs = Path(pretrain_run.experiment.addresses.runs_url())
     experiment = make_pretrain_experiment(runs, finetune={"epochs": 5})
-    with pytest.raises(RequestError, match=r"'tuned-emotion'.* another finetune; choose"):
+    with pytest.raises(RequestError, match=r"'tuned-emotion'.* made with finetune\.epochs = 4, not 5; set it back"):
         finetune(experiment, store, pretrain_run.pretrained, "emotion", tracking=run, advance=ignore)
 
 

@@ -14,9 +14,11 @@ from mlflow import MlflowClient
 
 from emod import workflow
 from emod.catalog import Experiment
-from emod.errors import RequestError
+from emod.catalog.study import AS_IT_IS
+from emod.errors import DataError, RequestError
 from emod.evaluation import make_target, score, split_subjects
 from emod.shards import ShardStore
+from emod.study_report import show_study
 from emod.training.finetuner import Finetuner, predict
 from emod.training.pretrainer import Pretrainer, select_windows
 from emod.training.study import CellResult, list_cells, run_cells, settings_of, under_effect
@@ -45,7 +47,9 @@ def test_a_study_is_its_arms_trained_alone(
 ) -> None:
     """Pretrained without the tuned corpus, tested on people neither trained nor chosen on; the seed moves all of it."""
     study = new_study(tmp_path)
-    results = run_cells(study, {"real": store}, ignore)
+    results = run_cells(study, {AS_IT_IS: store}, ignore)
+    assert store.is_simulated(study.corpora)
+    assert all(result.simulated for result in results)
     assert [(r.seed, r.arm) for r in results] == [(seed, arm) for seed in (0, 1) for arm in ARMS]
     assert [len(result.losses) for result in results] == [0, 6, 6] * 2
     assert len({result.losses for result in results}) == 5, "every pretraining is its own"
@@ -77,20 +81,20 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     """One result is lost, one is marked: the lost one comes back as it was, the marked one is taken as it stands."""
     study = new_study(tmp_path)
-    first = run_cells(study, {"real": store}, ignore)
+    first = run_cells(study, {AS_IT_IS: store}, ignore)
     folder = tmp_path / "emod-study" / "cells"
-    (folder / "real-SoftVA-1.json").unlink()
-    marked = folder / "real-SoftVA-0.json"
+    (folder / "as-it-is-SoftVA-1.json").unlink()
+    marked = folder / "as-it-is-SoftVA-0.json"
     marked.write_text(json.dumps(json.loads(marked.read_text()) | {"seconds": -1.0}))
     told: list[CellResult] = []
-    again = run_cells(study, {"real": store}, told.append)
+    again = run_cells(study, {AS_IT_IS: store}, told.append)
     assert len(told) == len(again) == 6
     assert [r.seconds == -1.0 for r in again] == [r.seed == 0 and r.arm == "SoftVA" for r in again]
     for before, after in zip(first, again, strict=True):
         assert before.balanced_accuracy == after.balanced_accuracy
         assert before.losses == tuple(after.losses)
-    with pytest.raises(RequestError, match=r"'emod-study'.* another experiment; choose another study\.run_name"):
-        run_cells(new_study(tmp_path, seeds=3), {"real": store}, ignore)
+    with pytest.raises(RequestError, match=r"'emod-study'.* experiment\.study\.seeds = 2, not 3; .*study\.run_name"):
+        run_cells(new_study(tmp_path, seeds=3), {AS_IT_IS: store}, ignore)
 
 
 def test_a_study_is_tracked_below_one_run(
@@ -112,12 +116,50 @@ def test_a_study_is_tracked_below_one_run(
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert {run.data.tags["emod.arm"] for run in children} == set(ARMS)
     assert len(children) == len(results) == 3
+    digest = store.manifest.hash_of(study.corpora)
     for run in children:
+        assert run.data.tags["emod.manifest"] == digest, "whoever withdraws is looked for by it"
+        assert run.data.tags["emod.corpora"] == "deap,seed_iv"
+        assert run.data.tags["emod.simulated"] == "true"
         (result,) = [r for r in results if r.arm == run.data.tags["emod.arm"]]
         (point,) = client.get_metric_history(run.info.run_id, "test/balanced_accuracy")
         assert (point.value, point.step) == (result.balanced_accuracy, result.best_epoch)
         losses = client.get_metric_history(run.info.run_id, "loss") if result.losses else []
         assert tuple(point.value for point in losses) == result.losses
+
+
+def test_what_is_simulated_is_called_so(
+    store: ShardStore,
+    new_study: Callable[..., Experiment],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without effects, too; and a single seed has no spread."""
+    study = new_study(tmp_path, seeds=1)
+    results = [
+        CellResult(AS_IT_IS, arm, 0, 0.4, 0.1, 0.4, 0.25, 1, (), (0.1,), {"train": 8, "test": 24}, True, 1.0)
+        for arm in ARMS
+    ]
+    show_study(study, results, tmp_path, seconds=60.0)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "SIMULATED recordings" in shown
+    assert "40.0 / -" in shown
+    assert "+0.0 [-, -]" in shown
+    assert json.loads((tmp_path / "study.json").read_text())["simulated"] is True
+    real = [CellResult(**{**vars(result), "simulated": False}) for result in results]
+    show_study(study, real, tmp_path, seconds=60.0)
+    assert "(real recordings)" in capsys.readouterr().out
+
+
+def test_one_that_fails_is_named_after_the_others_are_done(
+    ray_cluster: None, store: ShardStore, new_study: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    """A rate that ends in no number stops its own training."""
+    arms = {"wild": ("pretrain.learning_rate=1.0e+30",), "Scratch": ("pretrain.objective=scratch",)}
+    told: list[CellResult] = []
+    with pytest.raises(DataError, match=r"^as-it-is-wild-0: .*not finite"):
+        run_cells(new_study(tmp_path, arms=arms, seeds=1), {AS_IT_IS: store}, told.append)
+    assert [result.arm for result in told] == ["Scratch"]
 
 
 def test_each_effect_has_copies_and_a_store_of_its_own(
@@ -153,6 +195,10 @@ def test_each_effect_has_copies_and_a_store_of_its_own(
         ({"study": {"arms": ARMS, "effects": ["weak"]}}, "deap is not in simulate"),
         ({"study": {"arms": {"a": ["seed=3"], "b": []}}}, r"study\.arms\.a: seed=3 is not of"),
         ({"study": {"arms": {"a": ["pretrain.round=3"], "b": []}}}, r"--set pretrain\.round=3.*did you mean rounds"),
+        ({"study": {"arms": {"a": ["finetune.split.seed=3"], "b": []}}}, r"arms\.a changes finetune\.split: .* one q"),
+        ({"study": {"arms": {"a": ["finetune.corpus=deap"], "b": []}}}, r"arms\.a changes finetune\.corpus"),
+        ({"pretrain": {"gpu": True}}, r"pretrain\.gpu = True: a study trains on one CPU each .*leave it out"),
+        ({"pretrain": {"watch_subjects": 0.2}}, r"pretrain\.watch_subjects = 0\.2"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(

@@ -12,6 +12,7 @@ from emod.affect import va_region
 from emod.catalog import Experiment
 from emod.shards import CorpusEntry, Manifest, pack_shard, publish, write_part
 from emod.training import Pretrained
+from tests.training.structured import SIZES
 
 SUBJECTS = ("s1", "s2", "s3", "s4", "s5", "s6")
 WINDOWS_PER_SUBJECT = 12
@@ -25,18 +26,7 @@ SHAPES: dict[str, tuple[tuple[str, ...], float, float]] = {
 # Emotion words of seed_iv, as points.
 WORDS = {"happy": (3.0, 2.0), "sad": (-2.5, -1.5), "fear": (-2.0, 3.0), "neutral": (0.0, 0.0)}
 
-TINY: dict[str, Any] = {
-    "width": 8,
-    "layers": 1,
-    "heads": 2,
-    "feed_forward": 16,
-    "kernel": 5,
-    "groups": 2,
-    "projection_width": 8,
-    "projection_hidden": 16,
-    "dropout": 0.1,
-    "pool_dropout": 0.1,
-}
+TINY: dict[str, Any] = {**SIZES, "dropout": 0.1, "pool_dropout": 0.1}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ class PretrainSettings(Strict):
         default="round_robin", description="which regions stand in for those of the plane that a corpus does not have"
     )
     learning_rate: float = Field(default=5e-4, gt=0, description="of the first step; it falls along a cosine")
-    final_learning_rate: float = Field(default=1e-7, ge=0, description="of the last step")
+    final_learning_rate: float = Field(
+        default=1e-7, ge=0, description="where the cosine ends, one step after the last; at most learning_rate"
+    )
     weight_decay: float = Field(default=1e-4, ge=0, description="of the optimiser")
     clip_norm: float = Field(default=3.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
     temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
@@ -119,6 +121,9 @@ class PretrainSettings(Strict):
         default=1, description="processes that share each batch; [least, most]: as many as there is room for"
     )
     gpu: bool = Field(default=False, description="true: each worker needs a GPU")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the backbone's products; bfloat16 (autocast) on GPUs only"
+    )
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
     threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
     checkpoint_every_steps: int = Field(
@@ -143,6 +148,18 @@ class PretrainSettings(Strict):
         if not 1 <= least <= most:
             raise ValueError("give a number from 1 up, or the least and the most, as in [1, 4]")
         return workers
+
+    @model_validator(mode="after")
+    def _can_be(self) -> PretrainSettings:
+        _check_fall(self.learning_rate, self.final_learning_rate)
+        if self.precision == "bfloat16" and not self.gpu:
+            raise ValueError("precision bfloat16 is for GPUs: set gpu to true, or precision to float32")
+        return self
+
+
+def _check_fall(first: float, final: float) -> None:
+    if final > first:
+        raise ValueError(f"final_learning_rate {final:g} is above learning_rate {first:g}; a cosine falls")
 
 
 class SplitSettings(Strict):
@@ -176,15 +193,22 @@ class FinetuneSettings(Strict):
     backbone_rate: float = Field(
         default=0.5, ge=0, le=1, description="the backbone's rate over the head's; 0 freezes it"
     )
-    final_learning_rate: float = Field(default=1e-6, ge=0, description="of the head's last step")
+    final_learning_rate: float = Field(
+        default=1e-6, ge=0, description="where the head's cosine ends, one step after the last; at most learning_rate"
+    )
     weight_decay: float = Field(default=1e-4, ge=0, description="of the optimiser")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="of the cross-entropy")
-    dropout: float = Field(default=0.25, ge=0, lt=1, description="of the backbone, in place of model.dropout")
+    dropout: float = Field(default=0.25, ge=0, le=0.99, description="of the backbone, in place of model.dropout")
     gpu: bool = Field(default=False, description="true: each worker needs a GPU")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
     threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
     max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
+
+    @model_validator(mode="after")
+    def _falls(self) -> FinetuneSettings:
+        _check_fall(self.learning_rate, self.final_learning_rate)
+        return self
 
 
 class Experiment(Strict):

@@ -35,8 +35,8 @@ class EmodConfig(Strict):
     groups: int = Field(default=4, ge=1, description="GroupNorm groups of the tokenizer; a divisor of the width")
     token_rate_hz: float = Field(default=5.0, gt=0, description="tokens per second and electrode")
     max_offset: int = Field(default=49, ge=0, description="token distance at which the relative time bias saturates")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="in the transformer's residual branches")
-    pool_dropout: float = Field(default=0.25, ge=0, lt=1, description="on the weights of attention pooling")
+    dropout: float = Field(default=0.1, ge=0, le=0.99, description="in the transformer's residual branches")
+    pool_dropout: float = Field(default=0.25, ge=0, le=0.99, description="on the weights of attention pooling")
     projection_width: int = Field(default=128, ge=1, description="of what the contrastive loss compares")
     projection_hidden: int = Field(default=512, ge=1, description="hidden width of the projection head")
     projection_statistics: Literal["corpus", "batch"] = Field(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from emod.catalog.strict import Strict
 
-__all__ = ["StudySettings"]
+__all__ = ["AS_IT_IS", "StudySettings"]
+
+AS_IT_IS = "as-it-is"
 
 
 class StudySettings(Strict):
@@ -19,7 +21,7 @@ class StudySettings(Strict):
     """
 
     run_name: str = Field(default="emod-study", description="the same name resumes the same study")
-    arms: dict[str, tuple[str, ...]] = Field(
+    arms: dict[Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.+ -]+$")], tuple[str, ...]] = Field(
         min_length=2, description='what differs, as for --set: {SoftVA: ["pretrain.objective=soft_va"]}'
     )
     effects: tuple[Literal["none", "weak", "medium", "strong"], ...] = Field(
@@ -28,3 +30,8 @@ class StudySettings(Strict):
         "without any, the corpora are taken as they are",
     )
     seeds: int = Field(default=5, ge=1, description="repetitions, counted on from seed")
+
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """What every arm is trained on, one after the other: the effects, or the recordings as they are."""
+        return self.effects or (AS_IT_IS,)

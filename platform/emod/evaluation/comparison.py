@@ -1,6 +1,8 @@
 """Arms of a study compared over seeds: mean, spread, and the paired difference from the first arm.
 
-Seeds are the unit: each draws other weights, batches and held-out subjects, the same ones for every arm.
+Seeds are the unit: each draws other weights and batches and splits the same subjects anew, all arms alike. An interval
+says how far seeds go apart; splits of one set of subjects overlap, so it is no interval over people and too narrow for
+one (Nadeau and Bengio 2003). It is of one comparison: of many, some come out by chance.
 """
 
 from __future__ import annotations

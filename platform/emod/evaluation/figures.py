@@ -799,10 +799,10 @@ def draw_comparison(
     title: str,
     notes: str = "",
 ) -> Figure:
-    """Balanced accuracy of each arm of a study, a group of bars for each effect, a dot for each seed.
+    """Balanced accuracy of each arm of a study above chance, a group of bars for each world, a dot for each seed.
 
     Args:
-        table: effect -> its arms, from `compare_arms`; the same arms throughout.
+        table: What stands below a group of bars -> its arms, from `compare_arms`; the same arms throughout.
         path: Where the PNG goes; None writes nothing.
         simulated: Whether the data are simulated.
         chance: Balanced accuracy without any input.
@@ -812,7 +812,7 @@ def draw_comparison(
     arms = [score.arm for score in next(iter(table.values()))]
     width = 0.8 / len(arms)
     seeds = len(next(iter(table.values()))[0].values)
-    subtitle = f"Balanced accuracy in %; bars: mean and standard deviation over {seeds} seeds; dots: seeds. {notes}"
+    subtitle = f"Bars: mean and standard deviation over {seeds} seeds, from chance; dots: seeds. {notes}"
     figure = _sheet(5.2, title, subtitle.strip(), simulated=simulated)
     axes = figure.subplots()
     for group, scores in enumerate(table.values()):
@@ -821,8 +821,9 @@ def draw_comparison(
             colour = PALETTE[number % len(PALETTE)]
             axes.bar(
                 at,
-                100 * score.mean,
+                100 * (score.mean - chance),
                 0.88 * width,
+                bottom=100 * chance,
                 color=colour,
                 alpha=0.55,
                 label=score.arm if group == 0 else None,
@@ -841,10 +842,10 @@ def draw_comparison(
                 fontsize=9,
                 color=INK,
             )
-    axes.axhline(100 * chance, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, label="chance", zorder=3)
+    axes.axhline(100 * chance, color=INK, linewidth=1.2, label="chance", zorder=3)
     values = [value for scores in table.values() for score in scores for value in score.values]
-    axes.set_ylim(100 * max(0, min(chance, *values) - 0.06), 100 * max(values) + 6)
-    axes.set_xticks(range(len(table)), [f"effect {effect}" for effect in table] if simulated else list(table))
+    axes.set_ylim(100 * max(0, min(chance, *values) - 0.02), 100 * max(values) + 6)
+    axes.set_xticks(range(len(table)), list(table))
     axes.tick_params(axis="x", length=0, labelcolor=INK)
     axes.set_ylabel("balanced accuracy (%)")
     axes.legend(loc="upper left", ncols=len(arms) + 1)

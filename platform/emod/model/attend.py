@@ -17,8 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-__all__ = ["attend"]
+__all__ = ["attend", "attend_fused"]
 
 # Logits in flight: a megabyte.
 _LOGITS = 2**18
@@ -39,11 +40,16 @@ def attend(x: Tensor, qkv: nn.Linear, output: nn.Linear, heads: int, bias: Tenso
     Returns:
         (S, L, D).
     """
-    if x.device.type == "cpu":
-        out: Tensor = _AttendInCache.apply(  # type: ignore[no-untyped-call]
-            x, qkv.weight, qkv.bias, output.weight, output.bias, bias, heads
-        )
-        return out
+    if x.device.type != "cpu":
+        return attend_fused(x, qkv, output, heads, bias)
+    weights = qkv.weight, qkv.bias, output.weight, output.bias
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights, bias))
+    out: Tensor = _AttendInCache.apply(x, *weights, bias, heads, learns)  # type: ignore[no-untyped-call]
+    return out
+
+
+def attend_fused(x: Tensor, qkv: nn.Linear, output: nn.Linear, heads: int, bias: Tensor | None) -> Tensor:
+    """`attend` by PyTorch's fused attention, in autocast's precision."""
     q, k, v = qkv(x).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (3, S, H, L, W)
     mask = None if bias is None else bias.to(q.dtype)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -57,7 +63,7 @@ class _AttendInCache(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, shift: Tensor, out_weight: Tensor, out_shift: Tensor, bias: Tensor | None,
-        heads: int,
+        heads: int, learns: bool,
     ) -> Tensor:  # fmt: skip
         count, length, width = x.shape
         rows = x.reshape(-1, width)
@@ -66,7 +72,7 @@ class _AttendInCache(torch.autograd.Function):
         q, k, v = _by_head(qkv, 3 * heads, count).chunk(3)
         mixed = torch.empty_like(qkv[:width])
         mixed_by_head = _by_head(mixed, heads, count)
-        kept = x.new_empty(heads, count, length, length) if any(ctx.needs_input_grad) else None
+        kept = x.new_empty(heads, count, length, length) if learns else None
         for head, where in _blocks(heads, count, length):
             logits = torch.bmm(q[head, where].transpose(1, 2), k[head, where])
             if bias is not None:
@@ -78,6 +84,7 @@ class _AttendInCache(torch.autograd.Function):
         return torch.addmm(out_shift, mixed.T, out_weight.T).view(x.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, out_weight, qkv, mixed, kept = ctx.saved_tensors
         heads, count, length, _ = kept.shape
@@ -103,6 +110,7 @@ class _AttendInCache(torch.autograd.Function):
             (mixed @ grad).T,
             grad.sum(dim=0),
             grad_bias,
+            None,
             None,
         )
 

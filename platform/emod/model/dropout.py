@@ -53,12 +53,17 @@ def keep_mask(keys: Tensor, values: int, p: float) -> Tensor:
     """
     least = round(p * 2**16) - 2**15
     if keys.device.type != "cpu":
-        words = torch.arange(1, math.ceil(values / 4) + 1, device=keys.device) * GOLDEN
-        return mix(keys[:, None] + words).view(torch.int16)[:, :values] >= least
+        return _keep_at_once(keys, values, least)
     keep = torch.empty(len(keys), values, dtype=torch.bool)
     for key, row in zip(keys.tolist(), keep.numpy(), strict=True):
         _fill(row, key, least)
     return keep
+
+
+def _keep_at_once(keys: Tensor, values: int, least: int) -> Tensor:
+    """`keep_mask` on a device that has memory for all words at a time."""
+    words = torch.arange(1, math.ceil(values / 4) + 1, device=keys.device) * GOLDEN
+    return mix(keys[:, None] + words).view(torch.int16)[:, :values] >= least
 
 
 def _fill(keep: npt.NDArray[np.bool_], key: int, least: int) -> None:

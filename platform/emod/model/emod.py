@@ -64,13 +64,16 @@ class Emod(nn.Module):
             (B, C, N, D), N = ``count_tokens(T, sfreq_hz, config.token_rate_hz)``.
 
         Raises:
-            ValueError: If ``eeg`` is empty or of another shape, an electrode is unknown or given twice, the names are
-                not one per electrode of ``eeg``, or ``sfreq_hz`` is not positive.
+            ValueError: If ``eeg`` is empty, of another shape or not of the weights' precision, an electrode is unknown
+                or given twice, the names are not one per electrode of ``eeg``, or ``sfreq_hz`` is not positive.
         """
         if eeg.ndim != 3 or 0 in eeg.shape:
             raise ValueError(
                 f"eeg of shape {tuple(eeg.shape)}: give windows x electrodes x samples, at least one of each"
             )
+        if eeg.dtype != self.encoder.fusion.weight.dtype:
+            precision = str(self.encoder.fusion.weight.dtype).removeprefix("torch.")
+            raise ValueError(f"eeg is {eeg.dtype}, the network {precision}: give eeg.to(torch.{precision})")
         if len(channels) != eeg.shape[1]:
             raise ValueError(f"channels: {len(channels)} names for {eeg.shape[1]} electrodes: give one name per row")
         n_tokens = count_tokens(eeg.shape[2], sfreq_hz, self.config.token_rate_hz)
@@ -82,13 +85,18 @@ class Emod(nn.Module):
         return tokens
 
     def embed(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
-        """Pool the tokens of each window; arguments as ``tokens``, returns (B, D)."""
+        """Pool the tokens of each window; arguments as ``tokens``, returns (B, D) in the weights' precision.
+
+        First derivatives only. On a CPU windows go through in parts, several at a time and without autocast, and hooks
+        of modules see parts; for hooks, or gradients of what is inside, let ``eeg`` require a gradient, which keeps the
+        batch whole.
+        """
         if keys is None and self.training:
             keys = draw_keys(len(eeg), eeg.device)
 
         def embed_part(eeg: Tensor, keys: Tensor | None) -> Tensor:
             embedding: Tensor = self.pool(self.tokens(eeg, channels, sfreq_hz, keys), keys)
-            return embedding
+            return embedding.to(self.encoder.fusion.weight.dtype)  # autocast may leave it in another
 
         if eeg.device.type != "cpu" or eeg.requires_grad or eeg.ndim != 3 or 0 in eeg.shape:
             return embed_part(eeg, keys)

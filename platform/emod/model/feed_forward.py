@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-__all__ = ["feed_forward"]
+__all__ = ["feed_forward", "feed_forward_plain"]
 
 # Tokens in flight: with 512 hidden features a megabyte.
 _TOKENS = 512
@@ -33,25 +34,31 @@ def feed_forward(x: Tensor, expand: nn.Linear, contract: nn.Linear, keep: Tensor
     Returns:
         (..., D).
     """
-    if x.device.type != "cpu":  # where caches are no matter, and autocast chooses the precision
-        active = F.gelu(expand(x))
-        projected: Tensor = contract(active if keep is None else active * keep * scale)
-        return projected
+    if x.device.type != "cpu":  # where caches are no matter
+        return feed_forward_plain(x, expand, contract, keep, scale)
     scale = 1.0 if keep is None else scale
     weights = expand.weight, expand.bias, contract.weight, contract.bias
-    out: Tensor = _FeedForward.apply(x, keep, scale, *weights)  # type: ignore[no-untyped-call]
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights))
+    out: Tensor = _FeedForward.apply(x, keep, scale, learns, *weights)  # type: ignore[no-untyped-call]
     return out
+
+
+def feed_forward_plain(x: Tensor, expand: nn.Linear, contract: nn.Linear, keep: Tensor | None, scale: float) -> Tensor:
+    """`feed_forward` by plain modules, in autocast's precision."""
+    active = F.gelu(expand(x))
+    projected: Tensor = contract(active if keep is None else active * keep * scale)
+    return projected
 
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, keep: Tensor | None, scale: float, weight: Tensor, shift: Tensor, out_weight: Tensor,
-        out_shift: Tensor,
+        ctx: Any, x: Tensor, keep: Tensor | None, scale: float, learns: bool, weight: Tensor, shift: Tensor,
+        out_weight: Tensor, out_shift: Tensor,
     ) -> Tensor:  # fmt: skip
         rows = x.reshape(-1, x.shape[-1])
         keep = None if keep is None else keep.view(len(rows), -1)
-        hidden = rows.new_empty(len(rows), len(weight)) if any(ctx.needs_input_grad) else None
+        hidden = rows.new_empty(len(rows), len(weight)) if learns else None
         out = rows.new_empty(len(rows), len(out_weight))
         for where in _blocks(len(rows)):
             before = torch.addmm(shift, rows[where], weight.T, out=None if hidden is None else hidden[where])
@@ -61,6 +68,7 @@ class _FeedForward(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         rows, hidden, keep, weight, out_weight = ctx.saved_tensors
         grad = grad_outputs[0].reshape(len(rows), -1)
@@ -77,7 +85,7 @@ class _FeedForward(torch.autograd.Function):
             grad_weight.addmm_(slope.T, rows[where])
             grad_shift += slope.sum(dim=0)
         grad_x = grad_rows.view(*grad_outputs[0].shape[:-1], -1)
-        return grad_x, None, None, grad_weight, grad_shift, grad_out_weight, grad.sum(dim=0)
+        return grad_x, None, None, None, grad_weight, grad_shift, grad_out_weight, grad.sum(dim=0)
 
 
 def _active(before: Tensor, keep: Tensor | None, where: slice) -> Tensor:

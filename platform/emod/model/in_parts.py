@@ -2,7 +2,8 @@
 
 Within an operation threads help little where tensors are small enough for caches, so every part goes through the
 whole network on one thread, forward and backward. How a batch is cut does not depend on the number of threads, and
-gradients of parts are summed in their order: one thread or many give the same bits.
+gradients of parts are summed in their order: where there are several, one thread or many give the same bits. A single
+part has all threads to itself. Autocast is off: it belongs to the thread that asks for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["run_in_parts"]
 
@@ -39,7 +41,7 @@ def run_in_parts(function: Callable[..., Tensor], parts: Sequence[Part], paramet
 
 
 def _run(function: Callable[..., Tensor], part: Part, *, differentiable: bool) -> Tensor:
-    with torch.set_grad_enabled(differentiable):  # which is each thread's own
+    with torch.set_grad_enabled(differentiable), torch.autocast("cpu", enabled=False):  # each thread's own
         return function(*part)
 
 
@@ -53,6 +55,7 @@ class _InParts(torch.autograd.Function):
         return torch.cat([rows.detach() for rows in ctx.rows])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grads = torch.split(grad_outputs[0], [len(rows) for rows in ctx.rows])
 

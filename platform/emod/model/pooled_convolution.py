@@ -17,17 +17,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["fold_norm", "pooled_convolution", "takes", "token_spans"]
+
+_LONGEST_SPAN = 256
 
 # Values in flight, patches and filtered: a megabyte, 2048 points of the paper's 25 taps and 128 filters.
 _VALUES = 2048 * (26 + 128)
 
 
-def takes(x: Tensor, filters: int) -> bool:
-    """Whether `pooled_convolution` does: it gives the signal no gradient, and Triton wants powers of two."""
+def takes(x: Tensor, filters: int, n_tokens: int) -> bool:
+    """Whether `pooled_convolution` does: it gives the signal no gradient, and Triton wants powers of two, and spans
+    that fit into a block (200 points at 1000 Hz and five tokens a second)."""
     power_of_two = filters >= 16 and filters & (filters - 1) == 0
-    return not x.requires_grad and (x.device.type == "cpu" or (x.is_cuda and power_of_two))
+    fits = x.shape[2] <= (_LONGEST_SPAN - 1) * n_tokens
+    return not x.requires_grad and (x.device.type == "cpu" or (x.is_cuda and power_of_two and fits))
 
 
 def token_spans(n_points: int, n_tokens: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +97,7 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor, n_tokens: int) -
 
         products = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
         out: Tensor = PooledKernel.apply(  # type: ignore[no-untyped-call]
-            _pad(x, taps), weight, bias, start.to(x.device), length.to(x.device), products
+            _pad(x, taps), weight, bias, start.to(x.device), length.to(x.device), int(length.max()), products
         )
         return out
     span = int(length.max())
@@ -154,6 +159,7 @@ class _Pooled(torch.autograd.Function):
         return out.div_(length[:, None])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None]:
         strips, weight, bias, length = ctx.saved_tensors
         filters = _filters(weight, bias)

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["PooledKernel"]
 
@@ -53,7 +54,8 @@ def _membership(length_ptr, token, place, inside, first, BLOCK: tl.constexpr, TO
 def _forward(x_ptr, filter_ptr, start_ptr, length_ptr, out_ptr, n_electrodes, n_points, n_tokens, span, per_block, taps,
              FILTERS: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr,
              PRECISION: tl.constexpr, PRODUCTS: tl.constexpr):  # fmt: skip
-    electrode, first = tl.program_id(0), tl.program_id(1) * per_block
+    # In 64 bits, as everything computed from it: thousands of windows have more than 2**31 values.
+    electrode, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * per_block
     window = electrode // n_electrodes
     patches, token, place, inside = _patches(
         x_ptr, start_ptr, electrode, first, n_points, n_tokens, span, per_block, taps, BLOCK, TAPS
@@ -75,7 +77,7 @@ def _backward(x_ptr, filter_ptr, start_ptr, length_ptr, grad_ptr, out_ptr, n_ele
               per_block, taps, n_blocks, n_programs,
               FILTERS: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr, TILES: tl.constexpr,
               PRECISION: tl.constexpr, PRODUCTS: tl.constexpr):  # fmt: skip
-    window, program = tl.program_id(0), tl.program_id(1)
+    window, program = tl.program_id(0).to(tl.int64), tl.program_id(1)
     feature, tap, column = tl.arange(0, FILTERS), tl.arange(0, TAPS), tl.arange(0, TOKENS)
     filters = tl.load(filter_ptr + (window * FILTERS + feature[:, None]) * TAPS + tap[None, :]).to(PRODUCTS)
     total = tl.zeros((FILTERS, TAPS), dtype=tl.float32)
@@ -102,20 +104,21 @@ def _backward(x_ptr, filter_ptr, start_ptr, length_ptr, grad_ptr, out_ptr, n_ele
 
 
 class PooledKernel(torch.autograd.Function):
-    """(B, C, P) padded signal, (B, D, K) filters, (B, D) biases, (N,) starts and lengths -> (B, C, N, D).
+    """(B, C, P) padded signal, (B, D, K) filters, (B, D) biases, (N,) starts and lengths, longest -> (B, C, N, D).
 
     D is a power of two of at least 16, as Triton's blocks are. Sums of gradients have a fixed order.
     """
 
     @staticmethod
     def forward(  # noqa: D102
-        ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor, start: Tensor, length: Tensor, products: torch.dtype
-    ) -> Tensor:
+        ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor, start: Tensor, length: Tensor, span: int,
+        products: torch.dtype,
+    ) -> Tensor:  # fmt: skip
         windows, electrodes, points = padded.shape
         _, width, taps = weight.shape
         filters = torch.zeros(windows, width, _block(taps + 1), device=padded.device)
         filters[:, :, :taps], filters[:, :, taps] = weight, bias
-        span, tokens = int(length.max()), len(start)
+        tokens = len(start)
         block, per_block = _cut(span)
         out = torch.empty(windows, electrodes, tokens, width, device=padded.device)
         grid = (windows * electrodes, triton.cdiv(tokens, per_block))
@@ -129,7 +132,8 @@ class PooledKernel(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None, None, None]:  # noqa: D102
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, None, None, None, None]:  # noqa: D102
         padded, filters, start, length = ctx.saved_tensors
         windows, electrodes, points = padded.shape
         _, width, rows = filters.shape
@@ -144,7 +148,7 @@ class PooledKernel(torch.autograd.Function):
             programs, FILTERS=width, BLOCK=block, TAPS=rows, TOKENS=_TOKENS, TILES=_TILES, **_precision(ctx.products),
         )  # fmt: skip
         total = parts.sum(dim=1)
-        return None, total[:, :, :taps], total[:, :, taps], None, None, None
+        return None, total[:, :, :taps], total[:, :, taps], None, None, None, None
 
 
 def _block(least: int) -> int:

@@ -39,7 +39,7 @@ class ConvolutionBranch(nn.Module):
         Returns:
             (B, C, N, D).
         """
-        if not takes(x, self.convolution.out_channels):  # asked what an answer owes to the signal, say
+        if not takes(x, self.convolution.out_channels, n_tokens):  # asked what an answer owes to the signal, say
             features = F.gelu(self.norm(self.convolution(x.unsqueeze(1))))
             return F.adaptive_avg_pool2d(features, (x.shape[1], n_tokens)).permute(0, 2, 3, 1)
         weight, bias = self.convolution.weight[:, 0, 0], self.convolution.bias

@@ -66,10 +66,22 @@ def read_config(directory: Path) -> EmodConfig:
 def load_weights(directory: Path, model: nn.Module) -> None:
     """Fill ``model`` in place with the tensors of ``directory``; all or nothing.
 
+    Args:
+        directory: Written by `save_weights`.
+        model: An `Emod`, or a module that holds one; its dropout may be another than that of the weights.
+
     Raises:
-        DataError: If the folder cannot be read, or its tensors are not exactly those of ``model``.
+        DataError: If the folder cannot be read, its network is described otherwise than that of ``model``, or its
+            tensors are not exactly those of ``model``.
     """
-    read_config(directory)
+    saved = read_config(directory)
+    own = next(module.config for module in model.modules() if isinstance(module, Emod))
+    for field in sorted(set(type(saved).model_fields) - {"dropout", "pool_dropout"}):
+        if getattr(saved, field) != getattr(own, field):
+            raise DataError(
+                f"{directory}: weights of a network with {field} = {getattr(saved, field)}, this one has "
+                f"{getattr(own, field)}; load them into the model they were saved from"
+            )
     path = directory / _TENSORS
     try:
         tensors = load_file(path)

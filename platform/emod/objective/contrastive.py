@@ -18,7 +18,7 @@ def va_weights(va: Tensor, *, d_max: float) -> Tensor:
     """Similarity of every pair of windows on the valence-arousal plane: max(0, 1 - distance / d_max) (EMOD eq. 5).
 
     Args:
-        va: (B, 2) continuous points, each coordinate in [-4, 4].
+        va: (B, 2) points, each coordinate in [-4, 4]; integers too.
         d_max: Distance at and beyond which a pair counts as negative, in plane units, > 0.
 
     Returns:
@@ -29,6 +29,7 @@ def va_weights(va: Tensor, *, d_max: float) -> Tensor:
     """
     if not d_max > 0:
         raise ValueError(f"d_max = {d_max}: give a distance above 0, in plane units")
+    va = va if va.is_floating_point() else va.float()  # words are whole points
     # The matrix-product form of cdist loses half of the digits between near points.
     distance = torch.cdist(va, va, compute_mode="donot_use_mm_for_euclid_dist")
     return (1 - distance / d_max).clamp(min=0).fill_diagonal_(0)
@@ -59,10 +60,13 @@ def contrastive_loss(z: Tensor, weights: Tensor, temperature: float = 0.07) -> t
         The scalar loss, and the number of anchors without a positive weight (integer scalar).
 
     Raises:
-        ValueError: If there are fewer than two rows, or ``temperature`` is not positive.
+        ValueError: If there are fewer than two rows, ``weights`` are not one for each pair, or ``temperature`` is not
+            positive.
     """
     if len(z) < 2:
         raise ValueError(f"z has {len(z)} row(s): a contrast needs at least 2")
+    if weights.shape != (len(z), len(z)):
+        raise ValueError(f"weights of shape {tuple(weights.shape)} for {len(z)} rows: give one for each pair")
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature}: give a number above 0")
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)

@@ -37,6 +37,7 @@ from emod.storage import is_local, redact
 __all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
 
 RUN_NAME_TAG = "emod.run_name"
+CLAIM_TAG = "emod.claim"
 
 # Tags that name the windows a run learned from, and the corpora they belong to: its own, and its backbone's.
 LINEAGE_TAGS = (("emod.manifest", "emod.corpora"), ("emod.backbone_manifest", "emod.backbone_corpora"))
@@ -54,6 +55,9 @@ RESOURCE_FIELDS = frozenset(
         "workers",
     }
 )
+
+# Parts of an experiment that change nothing of what a run learns.
+UNDECIDING = frozenset({"addresses", "description", "ingest", "name", "study"})
 
 # MLflow's limits: params and tags per request, and the width of its digest column.
 BATCH = 100
@@ -102,8 +106,10 @@ def tracking_uri(default_folder: str) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def ensure_run(uri: str, experiment_name: str, run_name: str, tags: Mapping[str, str]) -> str:
-    """The id of the newest run of that name in that MLflow experiment, running again; a new run if there is none.
+def ensure_run(
+    uri: str, experiment_name: str, run_name: str, tags: Mapping[str, str], *, claim: str | None = None
+) -> str:
+    """The id of the newest run of that name in that MLflow experiment; a new run if there is none.
 
     Args:
         uri: From ``tracking_uri``. Beside a sqlite database, artifacts go to its neighbour folder ``mlartifacts``;
@@ -111,27 +117,27 @@ def ensure_run(uri: str, experiment_name: str, run_name: str, tags: Mapping[str,
         experiment_name: Made if need be.
         run_name: The same name finds the same run.
         tags: Set on the run, new or found.
+        claim: From `emod.training.launch.claim_run`: a run of that name with another is somebody else's, or of a folder
+            that was removed. None takes any.
 
     Raises:
         RequestError: If MLflow cannot be reached or refuses, or the name cannot be searched for.
     """
     if "'" in run_name or not run_name:
         raise RequestError(f"run_name = {run_name!r}: use letters, digits, dots, dashes, underscores")
+    own = {RUN_NAME_TAG: run_name} | ({} if claim is None else {CLAIM_TAG: claim})
     with _worded(uri):
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _ensure_experiment(client, uri, experiment_name)
         found = client.search_runs(
             [experiment_id],
-            filter_string=f"tags.`{RUN_NAME_TAG}` = '{run_name}'",
+            filter_string=" and ".join(f"tags.`{tag}` = '{value}'" for tag, value in own.items()),
             order_by=["attributes.start_time DESC"],
             max_results=1,
         )
-        if found:
-            run_id = str(found[0].info.run_id)
-            client.update_run(run_id, status="RUNNING")
-        else:
-            run_id = str(client.create_run(experiment_id, run_name=run_name).info.run_id)
-        _set_tags(client, run_id, {**tags, RUN_NAME_TAG: run_name})
+        info = found[0].info if found else client.create_run(experiment_id, run_name=run_name).info
+        run_id = str(info.run_id)
+        _set_tags(client, run_id, {**tags, **own})
     return run_id
 
 
@@ -145,8 +151,9 @@ def log_experiment(
 ) -> None:
     """Record what the run is: params, ``experiment.yaml``, and tags for code, versions and world size.
 
-    Params are the experiment's leaves (``pretrain.learning_rate``), addresses left out. Fields that only say where it
-    computes (workers, gpu, ...) are tags, since a resume may change them. Repeating it with equal settings is harmless.
+    Params are the experiment's leaves (``pretrain.learning_rate``) but those that decide nothing of the run (its
+    description, how shards are packed). Fields that only say where it computes (workers, gpu, ...) are tags, since a
+    resume may change them. Repeating it with equal settings is harmless.
 
     Args:
         client: Of the run's tracking URI.
@@ -159,7 +166,7 @@ def log_experiment(
         RequestError: If the run was started with other settings.
     """
     plain = _redact_tree(experiment.model_dump(mode="json"))
-    parts = {key: value for key, value in plain.items() if key not in {"addresses", *exclude}}
+    parts = {key: value for key, value in plain.items() if key not in {*UNDECIDING, *exclude}}
     leaves = dict(_leaves(parts))
     resources = {key: value for key, value in leaves.items() if key.rpartition(".")[2] in RESOURCE_FIELDS}
     params = {key: value for key, value in leaves.items() if key not in resources}

@@ -8,7 +8,9 @@ from emod.training.pretrain import (
     draws_per_region,
     held_out_subjects,
     load_pretrained,
+    plan_pretraining,
     pretrain,
+    trained_corpus,
 )
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "fit_plane_head",
     "held_out_subjects",
     "load_pretrained",
+    "plan_pretraining",
     "pretrain",
     "score_test_subjects",
+    "trained_corpus",
 ]

@@ -39,6 +39,7 @@ from emod.model import load_weights, save_weights
 __all__ = [
     "CheckpointWriter",
     "fetch_checkpoint",
+    "fetch_finished",
     "fetch_newest",
     "hold_checkpoint",
     "load_checkpoint",
@@ -225,6 +226,20 @@ def fetch_newest(url: str, folder: Path) -> str | None:
     if whole:
         raise DataError(f"{storage.redact(url)}: every checkpoint is damaged; remove this folder to start anew")
     return None
+
+
+def fetch_finished(url: str, folder: Path, position: dict[str, int]) -> None:
+    """As `fetch_newest` after a run's last step: what it finds must be at that position.
+
+    Raises:
+        DataError: If the last checkpoint is not there any more, or damaged.
+    """
+    name = fetch_newest(url, folder)
+    found = read_position(folder) if name is not None else {}
+    if any(found.get(key) != value for key, value in position.items()):
+        raise DataError(
+            f"{storage.redact(url)}: the run's last checkpoint is missing or damaged; give the same command again"
+        )
 
 
 def fetch_checkpoint(url: str, name: str, folder: Path) -> None:

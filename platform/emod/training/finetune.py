@@ -23,7 +23,7 @@ from safetensors.torch import save
 from sklearn.linear_model import Ridge
 
 from emod import storage
-from emod.catalog import Experiment, FinetuneSettings, fingerprint
+from emod.catalog import Experiment, FinetuneSettings
 from emod.cli import Tick
 from emod.errors import RequestError
 from emod.evaluation import Evaluation, Split, Target, evaluate, make_target, split_subjects
@@ -31,7 +31,14 @@ from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weigh
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog
 from emod.tracking.runs import RESOURCE_FIELDS
-from emod.training.checkpoint import CheckpointWriter, fetch_newest, hold_checkpoint, load_checkpoint, read_position
+from emod.training.checkpoint import (
+    CheckpointWriter,
+    fetch_finished,
+    fetch_newest,
+    hold_checkpoint,
+    load_checkpoint,
+    read_position,
+)
 from emod.training.finetuner import Finetuner, new_classifier, predict
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.pretrain import Pretrained, load_pretrained
@@ -60,27 +67,24 @@ class Finetuned:
     validation_kappa: float
 
 
-def claim_finetuning(
-    experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName
-) -> tuple[Target, Split]:
-    """Decides whether this run may be, and ties its name to what decides its weights. It trains and logs nothing.
+def claim_finetuning(experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName) -> str:
+    """Decides whether this run may be, and ties its name to what decides its weights, as `claim_run`.
+
+    It trains and logs nothing.
 
     Raises:
         RequestError: As `finetune`.
     """
     settings = _settings(experiment)
-    metadata = store.metadata(settings.corpus)
-    target = make_target(metadata, target_name, threshold=settings.threshold, ties=settings.ties)
-    split = split_subjects(metadata, settings.split, rows=target.rows)
+    _, split = _divide(settings, store, target_name)
     _refuse_leak(pretrained, split, settings.corpus)
     claim = {
         "seed": experiment.seed,
-        "finetune": fingerprint(settings, exclude=RESOURCE_FIELDS),
+        "finetune": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
         "backbone": _digest(pretrained.model),
         "manifest": store.manifest.hash_of([settings.corpus]),
     }
-    claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
-    return target, split
+    return claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
 
 
 def finetune(
@@ -107,7 +111,8 @@ def finetune(
             run with other settings, windows or backbone, or the backbone is not that of pretrain.run_name.
     """
     settings = _settings(experiment)
-    target, split = claim_finetuning(experiment, store, pretrained, target_name)
+    claim_finetuning(experiment, store, pretrained, target_name)
+    target, split = _divide(settings, store, target_name)
     runs_url = experiment.addresses.runs_url()
     run_name = f"{settings.run_name}-{target_name}"
     checkpoints = storage.join(runs_url, run_name, "checkpoints")
@@ -129,7 +134,7 @@ def finetune(
     )
     classifier = new_classifier(pretrained.model, target, settings)
     with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
-        fetch_newest(checkpoints, Path(scratch))
+        fetch_finished(checkpoints, Path(scratch), {"next_epoch": settings.epochs})
         load_weights(Path(scratch, "best"), classifier)
         position = read_position(Path(scratch))
     return Finetuned(classifier.eval(), target, split, position["best_epoch"], position["best_kappa"])
@@ -186,6 +191,12 @@ def _settings(experiment: Experiment) -> FinetuneSettings:
     return experiment.finetune
 
 
+def _divide(settings: FinetuneSettings, store: ShardStore, target_name: TargetName) -> tuple[Target, Split]:
+    metadata = store.metadata(settings.corpus)
+    target = make_target(metadata, target_name, threshold=settings.threshold, ties=settings.ties)
+    return target, split_subjects(metadata, settings.split, rows=target.rows)
+
+
 def _refuse_leak(pretrained: Pretrained, split: Split, corpus: str) -> None:
     held_out = {key.partition("/")[2] for role in ("validation", "test") for key in split.subjects[role]}
     if seen := sorted(held_out & set(pretrained.seen.get(corpus, ()))):
@@ -205,9 +216,7 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     settings = _settings(experiment)
     torch.set_num_threads(settings.threads_per_worker)
     store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
-    metadata = store.metadata(settings.corpus)
-    target = make_target(metadata, config["target"], threshold=settings.threshold, ties=settings.ties)
-    split = split_subjects(metadata, settings.split, rows=target.rows)
+    target, split = _divide(settings, store, config["target"])
     pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
     if _digest(pretrained.model) != config["backbone"]:
         raise RequestError(

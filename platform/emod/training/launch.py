@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,14 @@ class _Refusals(ray.train.UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for failure in worker_exceptions.values():
-            if isinstance(failure, (RequestError, DataError)):
+            if isinstance(failure, (RequestError, DataError)) and not isinstance(failure, storage.UnreachableError):
                 raise failure
 
 
-def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: str) -> None:
+def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: str) -> str:
     """Ties a run's name to what decides its weights: resumed with anything else it would continue somebody else's run.
+
+    Returns what tells this run from every other of that name, such as one in a folder that was removed since.
 
     Args:
         runs_url: Where runs lie.
@@ -101,14 +104,25 @@ def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: s
     wanted: dict[str, Any] = json.loads(json.dumps({"room": room, **claim}))
     url = storage.join(runs_url, run_name, "claim.json")
     if not storage.exists(url):
-        storage.write_bytes(url, json.dumps(wanted).encode())
-        return
+        storage.create_bytes(url, json.dumps({**wanted, "id": uuid.uuid4().hex}).encode())
     held = json.loads(storage.read_bytes(url, at_most=_CLAIM_BYTES))
-    if differing := [key for key in wanted if held.get(key) != wanted[key]]:
+    if difference := _difference(held, wanted):
         raise RequestError(
-            f"run {run_name!r} in {storage.redact(runs_url)} was made with another {' and '.join(differing)}; "
-            f"choose another {room}.run_name, or remove that folder"
+            f"run {run_name!r} in {storage.redact(runs_url)} was made with {difference}; "
+            f"set it back, choose another {room}.run_name, or remove that folder"
         )
+    return str(held["id"])
+
+
+def _difference(held: Any, wanted: Any, field: str = "") -> str | None:
+    """The first leaf that is not as wanted, and both its values."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        below = (_difference(held.get(key), wanted[key], f"{field}.{key}".lstrip(".")) for key in wanted)
+        return next(filter(None, below), None)
+    if held == wanted:
+        return None
+    first, second = (text if len(text := json.dumps(value)) <= 60 else f"{text[:57]}..." for value in (held, wanted))
+    return f"{field} = {first}, not {second}"
 
 
 def launch(
@@ -132,7 +146,8 @@ def launch(
         advance: The driver's progress bar.
 
     Raises:
-        RequestError, DataError: As raised by a worker; all of them stop, and none is started again.
+        RequestError, DataError: As raised by a worker; all of them stop, and none is started again, unless it is a
+            server that cannot be reached, which counts as a lost worker.
         ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
     """
     _check_resources(resources.scaling)
@@ -158,10 +173,15 @@ def launch(
     mirror.start()
     try:
         trainer.fit()
-    except ray.train.ControllerError as error:
-        failure = error.controller_failure
-        if isinstance(failure, (RequestError, DataError)):
-            raise failure from None
+    except ray.train.TrainingFailedError as error:
+        failures = (
+            [error.controller_failure]
+            if isinstance(error, ray.train.ControllerError)
+            else list(getattr(error, "worker_failures", {}).values())
+        )
+        for failure in failures:
+            if isinstance(failure, (RequestError, DataError)):
+                raise failure from None
         raise
     finally:
         stop.set()

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,18 @@ from mlflow import MlflowClient
 
 from emod import storage
 from emod.affect import N_REGIONS
-from emod.catalog import Experiment, fingerprint
+from emod.catalog import Experiment, load_corpus
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
 from emod.evaluation import split_subjects
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
-from emod.tracking import MetricLog
+from emod.tracking import MetricLog, TrainedCorpus
 from emod.tracking.runs import RESOURCE_FIELDS
 from emod.training.checkpoint import (
     CheckpointWriter,
     fetch_checkpoint,
+    fetch_finished,
     fetch_newest,
     hold_checkpoint,
     load_checkpoint,
@@ -44,7 +45,7 @@ from emod.training.checkpoint import (
 )
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
-from emod.training.watching import Costs, HeldOutProbe, RayGauges, watched_subjects
+from emod.training.watching import Costs, HeldOutProbe, RayGauges, watched_subjects, word_watched
 
 __all__ = [
     "Pretrained",
@@ -53,7 +54,9 @@ __all__ = [
     "draws_per_region",
     "held_out_subjects",
     "load_pretrained",
+    "plan_pretraining",
     "pretrain",
+    "trained_corpus",
 ]
 
 
@@ -66,12 +69,14 @@ class Pretrained:
         seen: corpus -> subjects whose windows and labels it was trained on.
         manifest_hash: Lineage of those windows.
         simulated: Whether any of them was simulated.
+        corpora: What is to be known of each corpus of ``seen`` where the store is another.
     """
 
     model: Emod
     seen: dict[str, tuple[str, ...]]
     manifest_hash: str
     simulated: bool
+    corpora: dict[str, TrainedCorpus] = field(default_factory=dict)
 
 
 def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
@@ -93,6 +98,18 @@ def count_steps(experiment: Experiment, store: ShardStore) -> int:
     return settings.epochs * (settings.steps_per_epoch or make_plan(corpora, settings, experiment.seed).steps_per_epoch)
 
 
+def plan_pretraining(experiment: Experiment, store: ShardStore) -> list[str]:
+    """What pretraining would do, in plain lines."""
+    settings = experiment.pretrain
+    workers = settings.workers if isinstance(settings.workers, int) else "{} to {}".format(*settings.workers)
+    windows = N_REGIONS * settings.rounds * len(experiment.corpora)
+    steps = count_steps(experiment, store)
+    return [
+        f"{steps} steps of {windows} windows on {workers} workers",
+        word_watched(watched_subjects(experiment, store)),
+    ]
+
+
 def draws_per_region(experiment: Experiment, store: ShardStore, *, steps: int) -> dict[str, list[int]]:
     """corpus -> windows drawn from each of the 9 va_regions in the first steps of the plan.
 
@@ -107,8 +124,8 @@ def draws_per_region(experiment: Experiment, store: ShardStore, *, steps: int) -
     return {name: counts.tolist() for name, counts in totals.items()}
 
 
-def claim_pretraining(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
-    """Ties the run's name to what decides its weights; returns the held-out subjects. It trains and logs nothing.
+def claim_pretraining(experiment: Experiment, store: ShardStore) -> str:
+    """Ties the run's name to what decides its weights, as `claim_run`. It trains and logs nothing.
 
     Raises:
         RequestError: As `pretrain`.
@@ -122,13 +139,12 @@ def claim_pretraining(experiment: Experiment, store: ShardStore) -> dict[str, fr
     claim = {
         "seed": experiment.seed,
         "corpora": experiment.corpora,
-        "model": fingerprint(experiment.model),
-        "pretrain": fingerprint(experiment.pretrain, exclude=RESOURCE_FIELDS),
+        "model": experiment.model.model_dump(mode="json"),
+        "pretrain": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
         "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
         "manifest": store.manifest.hash_of(experiment.corpora),
     }
-    claim_run(experiment.addresses.runs_url(), experiment.pretrain.run_name, claim, room="pretrain")
-    return held_out
+    return claim_run(experiment.addresses.runs_url(), settings.run_name, claim, room="pretrain")
 
 
 def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, str], advance: Tick) -> Pretrained:
@@ -148,7 +164,8 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
     """
     settings = experiment.pretrain
     runs_url = experiment.addresses.runs_url()
-    held_out = claim_pretraining(experiment, store)
+    claim_pretraining(experiment, store)
+    held_out = held_out_subjects(experiment, store)
     seen: dict[str, tuple[str, ...]] = {}
     if settings.objective == "scratch":
         torch.manual_seed(experiment.seed)
@@ -160,7 +177,8 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
             for name in experiment.corpora
         }
     lineage = store.manifest.hash_of(experiment.corpora)
-    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora))
+    corpora = {name: trained_corpus(store, name) for name in seen}
+    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora), corpora)
     _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
     return pretrained
 
@@ -199,7 +217,7 @@ def _launch(
                 ),
                 advance=advance,
             )
-            fetch_newest(checkpoints, folder)
+            fetch_finished(checkpoints, folder, {"next_step": steps})
         load_weights(folder, model)
     return model
 
@@ -216,6 +234,13 @@ def _refuse_damaged(experiment: Experiment, store: ShardStore) -> None:
 
 def _checkpoints_url(experiment: Experiment) -> str:
     return storage.join(experiment.addresses.runs_url(), experiment.pretrain.run_name, "checkpoints")
+
+
+def trained_corpus(store: ShardStore, name: str) -> TrainedCorpus:
+    """What a model card says of a corpus."""
+    return TrainedCorpus(
+        channels=store.channels(name), sfreq_hz=store.sfreq_hz(name), licence=load_corpus(name).licence
+    )
 
 
 def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
@@ -239,6 +264,10 @@ def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
             seen={name: tuple(subjects) for name, subjects in provenance["seen"].items()},
             manifest_hash=provenance["manifest_hash"],
             simulated=provenance["simulated"],
+            corpora={
+                name: TrainedCorpus.model_validate_json(json.dumps(facts))
+                for name, facts in provenance["corpora"].items()
+            },
         )
 
 
@@ -251,6 +280,7 @@ def _export(pretrained: Pretrained, url: str) -> None:
         "seen": pretrained.seen,
         "manifest_hash": pretrained.manifest_hash,
         "simulated": pretrained.simulated,
+        "corpora": {name: facts.model_dump(mode="json") for name, facts in pretrained.corpora.items()},
     }
     # Written last: a folder with it is whole.
     storage.write_bytes(storage.join(url, "provenance.json"), json.dumps(provenance, indent=1).encode())
@@ -278,7 +308,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     _resume(pretrainer, checkpoints, rank)
     tracking_uri, run_id = config["tracking"]
     client = MlflowClient(tracking_uri) if rank == 0 else None
-    costs = Costs(world_size, device, client.get_run(run_id).data.metrics if client is not None else {})
+    costs = Costs(world_size, device, client.get_run(run_id).data.metrics if client is not None else None)
     gauges = RayGauges(settings.run_name, rank)
     probe = HeldOutProbe(store, experiment, held_out, device=device, group=group)
     watch: Watch = config["watch"]

@@ -237,7 +237,7 @@ class Pretrainer:
             learning_rate=rate,
             gradient_norm=norm.item(),
             anchors_alone=int(alone),
-            n_windows=len(z),
+            n_windows=N_REGIONS * self.plan.rounds * len(self.plan.corpora),
             step_s=time.perf_counter() - began,
             data_wait_s=data_wait_s,
         )
@@ -256,7 +256,8 @@ class Pretrainer:
         for (names, sfreq_hz, _), members in together.items():
             windows = torch.cat([self._in_order(part, names) for part in members])
             keys = torch.cat([part.keys for part in members])
-            found = self.model.embed(windows, names, sfreq_hz, self._moved(keys))
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16"):
+                found = self.model.embed(windows, names, sfreq_hz, self._moved(keys))
             sizes = [len(part.va) for part in members]
             embeddings |= {part.number: rows for part, rows in zip(members, torch.split(found, sizes), strict=True)}
         ids = torch.cat([torch.full((len(part.va),), part.number) for part in parts])

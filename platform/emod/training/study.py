@@ -18,7 +18,8 @@ import torch
 from ray.exceptions import RayTaskError
 
 from emod import storage
-from emod.catalog import Experiment, FinetuneSettings, StudySettings, fingerprint, with_overrides
+from emod.catalog import Experiment, FinetuneSettings, StudySettings, with_overrides
+from emod.catalog.study import AS_IT_IS
 from emod.errors import DataError, RequestError
 from emod.evaluation import make_target, score, split_subjects
 from emod.shards import Manifest, ShardStore
@@ -26,14 +27,23 @@ from emod.training.finetuner import Finetuner, predict
 from emod.training.launch import KEEP_MEMORY, claim_run
 from emod.training.pretrainer import Pretrainer, select_windows
 
-__all__ = ["Cell", "CellResult", "list_cells", "run_cells", "settings_of", "under_effect"]
+__all__ = [
+    "Cell",
+    "CellResult",
+    "cell_experiment",
+    "claim_study",
+    "list_cells",
+    "run_cells",
+    "settings_of",
+    "under_effect",
+]
 
 _RESULT_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study. ``effect`` is "real" where the recordings are nobody's simulation."""
+    """One training of a study, in one of `StudySettings.worlds`."""
 
     effect: str
     arm: str
@@ -61,6 +71,7 @@ class CellResult:
         losses: Of each pretraining step.
         validation_kappas: Of each epoch of fine-tuning.
         windows: role -> labelled windows of fine-tuning.
+        simulated: Whether any recording of its store is.
         seconds: It took.
     """
 
@@ -75,7 +86,13 @@ class CellResult:
     losses: tuple[float, ...]
     validation_kappas: tuple[float, ...]
     windows: dict[str, int]
+    simulated: bool
     seconds: float
+
+    @property
+    def cell(self) -> Cell:
+        """What it is the result of."""
+        return Cell(self.effect, self.arm, self.seed)
 
 
 def settings_of(experiment: Experiment) -> tuple[StudySettings, FinetuneSettings]:
@@ -94,19 +111,30 @@ def settings_of(experiment: Experiment) -> tuple[StudySettings, FinetuneSettings
         raise RequestError(f"finetune.targets {list(finetune.targets)}: a study compares one target; give one")
     if study.effects and (real := sorted(set(experiment.corpora) - set(experiment.simulate))):
         raise RequestError(f"study.effects: {real[0]} is not in simulate, and only a simulated effect has a size")
+    ignored = {
+        "pretrain.gpu": experiment.pretrain.gpu,
+        "pretrain.watch_subjects": experiment.pretrain.watch_subjects,
+        "finetune.gpu": finetune.gpu,
+    }
+    for name, value in ignored.items():
+        if value:
+            raise RequestError(f"{name} = {value}: a study trains on one CPU each and watches nobody; leave it out")
     for arm, changes in study.arms.items():
         for change in changes:
             if change.partition(".")[0] not in {"model", "pretrain", "finetune"}:
                 raise RequestError(
                     f"study.arms.{arm}: {change} is not of model, pretrain or finetune; arms share the rest"
                 )
-        with_overrides(experiment, changes)
+        varied = with_overrides(experiment, changes).finetune
+        for name in ("corpus", "targets", "threshold", "ties", "split"):
+            if varied is None or getattr(varied, name) != getattr(finetune, name):
+                raise RequestError(f"study.arms.{arm} changes finetune.{name}: arms are compared on one question")
     return study, finetune
 
 
 def under_effect(experiment: Experiment, effect: str) -> Experiment:
     """The experiment on copies simulated with this effect, in folders of their own below its addresses."""
-    if effect == "real":
+    if effect == AS_IT_IS:
         return experiment
     where = experiment.addresses
     below = {f"data.{name}": storage.join(where.root_of(name), effect) for name in experiment.simulate}
@@ -118,10 +146,26 @@ def under_effect(experiment: Experiment, effect: str) -> Experiment:
 
 def list_cells(study: StudySettings, seed: int) -> list[Cell]:
     """Every training of a study; seeds outermost, so that an interrupted one has whole comparisons."""
-    effects = study.effects or ("real",)
     return [
-        Cell(effect, arm, seed + number) for number in range(study.seeds) for effect in effects for arm in study.arms
+        Cell(effect, arm, seed + number)
+        for number in range(study.seeds)
+        for effect in study.worlds
+        for arm in study.arms
     ]
+
+
+def claim_study(experiment: Experiment, stores: Mapping[str, ShardStore]) -> str:
+    """Ties the study's name to what decides its results, as `claim_run`.
+
+    Raises:
+        RequestError: If the name belongs to a study with other settings or windows.
+    """
+    study, _ = settings_of(experiment)
+    claim = {
+        "experiment": experiment.model_dump(mode="json", exclude={"addresses", "name", "description"}),
+        "manifests": {effect: store.manifest.hash_of(experiment.corpora) for effect, store in stores.items()},
+    }
+    return claim_run(experiment.addresses.runs_url(), study.run_name, claim, room="study")
 
 
 def run_cells(
@@ -135,17 +179,12 @@ def run_cells(
         report: Told each result, those of an earlier attempt too, before it is written down as done.
 
     Raises:
-        RequestError: If the name belongs to a study with other settings or windows.
-        DataError: As training raises it.
+        RequestError: As `claim_study`.
+        RequestError, DataError: As a training raises it, after all others have ended.
     """
     study, _ = settings_of(experiment)
-    runs_url = experiment.addresses.runs_url()
-    claim = {
-        "experiment": fingerprint(experiment, exclude=("addresses", "name", "description")),
-        "manifests": {effect: store.manifest.hash_of(experiment.corpora) for effect, store in stores.items()},
-    }
-    claim_run(runs_url, study.run_name, claim, room="study")
-    folder = storage.join(runs_url, study.run_name, "cells")
+    claim_study(experiment, stores)
+    folder = storage.join(experiment.addresses.runs_url(), study.run_name, "cells")
     done: dict[Cell, CellResult] = {}
     waiting: dict[Any, Cell] = {}
     for cell in list_cells(study, experiment.seed):
@@ -154,25 +193,33 @@ def run_cells(
             done[cell] = CellResult(**json.loads(storage.read_bytes(url, at_most=_RESULT_BYTES)))
             report(done[cell])
             continue
-        varied = _varied(experiment, cell)
+        varied = cell_experiment(experiment, cell)
         store = stores[cell.effect]
         task = _run_cell.remote(cell, varied.model_dump_json(), store.manifest.model_dump_json())
         waiting[task] = cell
+    failures: list[RequestError | DataError] = []
     try:
         while waiting:
             (task,), _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(task)
-            result = _fetch(task)
+            try:
+                result = _fetch(task)
+            except (RequestError, DataError) as error:
+                failures.append(type(error)(f"{cell.name}: {error}"))
+                continue
             report(result)
             storage.write_bytes(storage.join(folder, f"{cell.name}.json"), json.dumps(asdict(result)).encode())
             done[cell] = result
     finally:
         for task in waiting:
             ray.cancel(task, force=True)
+    if failures:
+        raise failures[0]
     return [done[cell] for cell in list_cells(study, experiment.seed)]
 
 
-def _varied(experiment: Experiment, cell: Cell) -> Experiment:
+def cell_experiment(experiment: Experiment, cell: Cell) -> Experiment:
+    """The experiment of one training, alone."""
     study, _ = settings_of(experiment)
     drawn = [f"seed={cell.seed}", f"finetune.split.seed={cell.seed}"]
     return with_overrides(under_effect(experiment, cell.effect), [*study.arms[cell.arm], *drawn])
@@ -230,5 +277,6 @@ def train_cell(cell: Cell, experiment: Experiment, store: ShardStore, began: flo
         losses=losses,
         validation_kappas=kappas,
         windows=dict(split.record()["windows"]),
+        simulated=store.is_simulated(experiment.corpora),
         seconds=time.perf_counter() - began,
     )

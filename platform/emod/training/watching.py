@@ -4,7 +4,8 @@
 | --- | --- |
 | `loss`, `learning_rate`, `epoch`, `anchors_without_positive` | of the step, over all workers |
 | `gradient_norm` | before clipping |
-| `windows_per_s`, `data_wait_share`, `memory_mb` | of the first worker; memory is its peak |
+| `windows_per_s` | of the global batch, by the first worker's clock |
+| `data_wait_share`, `memory_mb` | of the first worker; memory is its peak |
 | `gpu_memory_mb`, `gpu_utilisation` | of the first worker: the peak, and the share of the last moment it was busy |
 | `gpu_hours`, without GPUs `worker_hours` | workers times wall time, over all attempts of the run |
 
@@ -20,6 +21,7 @@ MLflow has them under these names, Ray's metrics as ``ray_emod_<name>`` with the
 
 A watch is before the first step, after the last, and every `pretrain.watch_every_steps`. It looks at the validation
 subjects of fine-tuning's corpus and at `pretrain.watch_subjects` of each other one. Nobody looks at test subjects.
+Without either there is nobody to look at, and the second table is empty.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from emod.model import Emod
 from emod.objective import gather_rows, va_weights
 from emod.shards import ShardStore
 
-__all__ = ["Costs", "HeldOutProbe", "RayGauges", "watched_subjects"]
+__all__ = ["Costs", "HeldOutProbe", "RayGauges", "watched_subjects", "word_watched"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -79,6 +81,13 @@ def watched_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fro
             wanted = min(max(1, round(share * len(subjects))), len(subjects) - 2)
             watched[name] = frozenset(subjects[index] for index in order[:wanted])
     return watched
+
+
+def word_watched(watched: Mapping[str, frozenset[str]]) -> str:
+    """Who that is, in a line for people."""
+    if not any(watched.values()):
+        return "watched on nobody: set pretrain.watch_subjects, or add a finetune section"
+    return "watched on subjects of " + ", ".join(f"{name}: {len(who)}" for name, who in watched.items() if who)
 
 
 @dataclass(frozen=True)
@@ -231,22 +240,25 @@ class Costs:
         workers: How many share each step.
         device: Of this worker; the others have the same kind.
         before: What was logged last for this run, by name: earlier attempts, with the steps that a crash threw away.
+            None on every worker but the first, which counts for all.
     """
 
     _SAMPLE_EVERY_S = 1.0
 
-    def __init__(self, workers: int, device: torch.device, before: Mapping[str, float]) -> None:
+    def __init__(self, workers: int, device: torch.device, before: Mapping[str, float] | None) -> None:
         self._workers = workers
         self._device = device
         self._name = "gpu_hours" if device.type == "cuda" else "worker_hours"
-        self._before = before.get(self._name, 0.0)
+        self._before = None if before is None else before.get(self._name, 0.0)
         self._began = time.monotonic()
         self._sample_at = -math.inf
 
     def read(self) -> dict[str, float]:
         """The metrics of this moment; utilisation at most once a second."""
         now = time.monotonic()
-        found = {self._name: self._before + self._workers * (now - self._began) / 3600}
+        found: dict[str, float] = {}
+        if self._before is not None:
+            found[self._name] = self._before + self._workers * (now - self._began) / 3600
         if self._device.type == "cuda":
             found["gpu_memory_mb"] = torch.cuda.max_memory_allocated(self._device) / 2**20
             if now >= self._sample_at:
