@@ -136,7 +136,7 @@ def test_another_network_is_refused(tiny: EmodConfig, tmp_path: Path) -> None:
     model, optimiser = new_pair(tiny, 0)
     hold_checkpoint(model, tiny, optimiser, {})(tmp_path)
     wider, its = new_pair(tiny.model_copy(update={"feed_forward": 24}), 0)
-    with pytest.raises(DataError, match="needs"):
+    with pytest.raises(DataError, match="weights of a network with feed_forward = 16, this one has 24"):
         load_checkpoint(tmp_path, wider, its)
 
 

@@ -170,7 +170,7 @@ def test_a_name_is_refused_to_another_backbone(
     """Or it would go on from checkpoints of the first."""
     torch.manual_seed(5)
     other = Pretrained(Emod(tiny), pretrain_run.pretrained.seen, store.manifest.hash, True)
-    with pytest.raises(RequestError, match=r"'tuned-emotion'.* backbone = .+, not .+ choose another finetune\.run_name"):
+    with pytest.raises(RequestError, match=r"'tuned-emotion'.* backbone = .+, not .+.*finetune\.run_name"):
         finetune(pretrain_run.experiment, store, other, "emotion", tracking=run, advance=ignore)
 
 
