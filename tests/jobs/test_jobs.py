@@ -220,9 +220,11 @@ def test_a_dry_pretraining_shows_and_does_nothing(job: Job, no_ray: None, store_
     told = job("pretrain", *(f"--set={override}" for override in overrides), "--dry-run")
     assert (told.code, told.err) == (0, "")
     assert "hunter2" not in told.out
-    shown, _, plan = told.out.rpartition("plan: ")
+    shown, *plan = told.out.split("plan: ")
     # One of six subjects is watched: 60 windows a corpus, 18 a corpus and batch make 3 steps an epoch.
-    assert plan == "9 steps of 36 windows on 5 workers\n"
+    assert plan == ["9 steps of 36 windows on 5 workers\n", "watched on subjects of deap: 1, seed_iv: 1\n"]
+    unwatched = job("pretrain", *(f"--set={o}" for o in (*overrides, "pretrain.watch_subjects=0.0")), "--dry-run")
+    assert unwatched.out.splitlines()[-1].startswith("plan: watched on nobody: set pretrain.watch_subjects, or add a")
     resolved = dump_yaml(load_experiment("pretrain", overrides))
     assert yaml.safe_load(shown) == yaml.safe_load(resolved.replace("key:hunter2@", "***@"))
     assert tree(Path(store_url)) == before

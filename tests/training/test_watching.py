@@ -257,6 +257,7 @@ def test_hours_add_up_over_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert costs.read() == {"worker_hours": 2.0}
     now[0] += 1800
     assert costs.read() == pytest.approx({"worker_hours": 3.5})
+    assert Costs(3, CPU, None).read() == {}, "the first worker counts for all"
 
 
 @pytest.mark.gpu
