@@ -30,8 +30,8 @@ def both(
         if not found:
             out = pooled_convolution(x, w, b, n_tokens)
         else:
-            where = (tensor.to(device) for tensor in (start, length))
-            out = PooledKernel.apply(_pad(x, taps).to(device), w, b, *where, int(where[1].max()), products)  # type: ignore[no-untyped-call]
+            where = start.to(device), length.to(device), int(length.max())
+            out = PooledKernel.apply(_pad(x, taps).to(device), w, b, *where, products)  # type: ignore[no-untyped-call]
         grads = torch.autograd.grad((out * weights.to(device)).sum(), (w, b))
         found.append((out.detach().cpu(), *(grad.cpu() for grad in grads)))
     return found
