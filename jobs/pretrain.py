@@ -20,9 +20,8 @@ def main() -> None:
     from emod.training import plan_pretraining
 
     store = ShardStore.open(experiment.addresses.store_url())
-    plan = plan_pretraining(experiment, store)
     if arguments.dry_run:
-        show_plan(experiment, plan)
+        show_plan(experiment, plan_pretraining(experiment, store))
         return
 
     from emod.storage import redact
@@ -30,7 +29,7 @@ def main() -> None:
 
     # Missing or not is known before a cluster is started.
     runs_url = experiment.addresses.runs_url()
-    print("\n".join(plan), file=sys.stderr)
+    print("\n".join(plan_pretraining(experiment, store)), file=sys.stderr)
     with on_ray(quiet=True):
         _, run_id = pretrain_backbone(experiment, store)
     print(f"backbone: {redact(runs_url)}/{experiment.pretrain.run_name}/model")
