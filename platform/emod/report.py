@@ -15,12 +15,21 @@ from rich.table import Table
 
 from emod.catalog import Experiment, load_corpus
 from emod.corpora import open_corpus
-from emod.evaluation import draw_cleaning, draw_confusion, draw_loss, draw_plane, draw_results, draw_spectrum
+from emod.evaluation import (
+    Evaluation,
+    PlaneEvaluation,
+    draw_cleaning,
+    draw_confusion,
+    draw_loss,
+    draw_plane,
+    draw_results,
+    draw_spectrum,
+)
 from emod.ingest.report import report_url
 from emod.shards import ShardStore
 from emod.signal.clean import clean_recording
 from emod.storage import redact
-from emod.workflow import FinetuneOutcome, uri_of
+from emod.workflow import FinetuneOutcome, summarise, uri_of
 
 __all__ = ["draw_pictures", "print_summary"]
 
@@ -40,26 +49,34 @@ def draw_pictures(
     _draw_alpha(store, corpus, drawn[1])
     draw_plane({name: store.metadata(name) for name in experiment.corpora}, drawn[2], simulated=simulated)
     _draw_loss(experiment, pretrain_run_id, drawn[3], simulated=simulated)
-    for outcome in outcomes:
-        drawn.append(folder / f"confusion-{outcome.evaluation.target}.png")
+    told = [outcome.evaluation for outcome in outcomes if isinstance(outcome.evaluation, Evaluation)]
+    for evaluation in told:
+        drawn.append(folder / f"confusion-{evaluation.target}.png")
         draw_confusion(
-            outcome.evaluation.scores,
+            evaluation.scores,
             drawn[-1],
             simulated=simulated,
-            title=f"{load_corpus(corpus).name}, {outcome.evaluation.target}: subjects never seen in training",
-            interval=outcome.evaluation.interval,
+            title=f"{load_corpus(corpus).name}, {evaluation.target}: {_who_tests(outcomes)}",
+            interval=evaluation.interval,
         )
-    drawn.append(folder / "results.png")
-    split = outcomes[0].finetuned.split
-    draw_results(
-        [outcome.evaluation for outcome in outcomes],
-        drawn[-1],
-        simulated=simulated,
-        title=f"{corpus}: held-out subjects",
-        notes=f"Split: {split.rule}; seed {split.seed}. Backbone pretrained on {', '.join(experiment.corpora)}, "
-        "without the subjects held out here.",
-    )
+    if told:
+        drawn.append(folder / "results.png")
+        split = outcomes[0].finetuned.split
+        draw_results(
+            told,
+            drawn[-1],
+            simulated=simulated,
+            title=f"{corpus}: {_who_tests(outcomes)}",
+            notes=f"Split: {split.rule}; seed {split.seed}. Backbone pretrained on {', '.join(experiment.corpora)}, "
+            "without the subjects held out here.",
+        )
     return drawn
+
+
+def _who_tests(outcomes: list[FinetuneOutcome]) -> str:
+    split = outcomes[0].finetuned.split
+    known = "subjects" in (*split.shares, *split.accepted)
+    return "test windows of subjects known to training" if known else "subjects never seen in training"
 
 
 def print_summary(
@@ -82,7 +99,8 @@ def print_summary(
         data.add_row(name, *map(str, counts), window, str(len(entry.channels)), str(len(entry.problems)))
     console.print(data)
 
-    results = Table(title="Subjects never seen in training", box=box.SIMPLE, title_justify="left")
+    who = _who_tests(outcomes)
+    results = Table(title=who[0].upper() + who[1:], box=box.SIMPLE, title_justify="left")
     for column in (
         "target",
         "balanced accuracy",
@@ -93,18 +111,23 @@ def print_summary(
         "majority's F1",
     ):
         results.add_column(column, justify="left" if column == "target" else "right")
-    for outcome in outcomes:
-        scores, interval = outcome.evaluation.scores, outcome.evaluation.interval
+    for evaluation in (outcome.evaluation for outcome in outcomes):
+        if isinstance(evaluation, PlaneEvaluation):
+            continue
+        scores, interval = evaluation.scores, evaluation.interval
         results.add_row(
-            f"{outcome.corpus} {outcome.evaluation.target}",
+            f"{outcomes[0].corpus} {evaluation.target}",
             f"{scores.balanced_accuracy:.3f}",
             f"{interval.low:.3f} .. {interval.high:.3f}" if interval else "one subject",
             f"{scores.chance:.3f}",
             f"{scores.kappa:.3f}",
             f"{scores.weighted_f1:.3f}",
-            f"{outcome.evaluation.majority.weighted_f1:.3f}",
+            f"{evaluation.majority.weighted_f1:.3f}",
         )
-    console.print(results)
+    if results.rows:
+        console.print(results)
+    for line in summarise([each for each in outcomes if isinstance(each.evaluation, PlaneEvaluation)]):
+        console.print(line, highlight=False)
     for outcome in outcomes:
         target = outcome.finetuned.target
         priors = ", ".join(f"{name} {share:.1%}" for name, share in target.priors.items())

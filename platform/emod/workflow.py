@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import ray
 from mlflow import MlflowClient
@@ -20,10 +20,11 @@ from emod.catalog import Experiment, FinetuneSettings, fingerprint, load_corpus
 from emod.cli import progress
 from emod.corpora import read_marker, simulate_corpus
 from emod.errors import RequestError
-from emod.evaluation import Evaluation, make_target, split_subjects
+from emod.evaluation import Evaluation, PlaneEvaluation, divide
 from emod.ingest import IngestPlan, ingest, plan_ingest
 from emod.ingest.report import write_report
-from emod.shards import ShardStore
+from emod.model import Emod, EmodClassifier
+from emod.shards import ShardStore, WindowPool
 from emod.simulation import BrainSimulator
 from emod.tracking import (
     MetricLog,
@@ -46,8 +47,9 @@ from emod.training import (
     finetune,
     fit_plane_head,
     pretrain,
-    score_test_subjects,
+    score_test_windows,
     trained_corpus,
+    training_rows,
 )
 from emod.training.study import (
     CellResult,
@@ -86,7 +88,7 @@ class FinetuneOutcome:
 
     corpus: str
     finetuned: Finetuned
-    evaluation: Evaluation
+    evaluation: Evaluation | PlaneEvaluation
     run_id: str
     model_version: str
     alias: str
@@ -210,27 +212,31 @@ def finetune_and_register(
         with _running(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
-            evaluation = score_test_subjects(store, settings.corpus, finetuned)
+            evaluation = score_test_windows(finetuned)
             _log_scores(client, run_id, evaluation, finetuned)
-            training = {key.partition("/")[2] for key in finetuned.split.subjects["train"]}
             # A backbone may come from another store; the plane head is fitted on what is here.
-            seen = {name: people for name, people in pretrained.seen.items() if name in store.corpora}
-            seen[settings.corpus] = tuple(sorted(training))
-            plane = fit_plane_head(finetuned.classifier.backbone, store, seen)
+            rows_of = training_rows(finetuned, pretrained, store)
+            classifier = finetuned.classifier
+            model: Emod | EmodClassifier
+            if target == "plane":
+                model, plane = classifier.backbone, classifier.plane_head()
+            else:
+                model, plane = classifier, fit_plane_head(classifier.backbone, store, rows_of)
             alias = "candidate" if number == 0 else f"candidate-{target}"
             # "low" alone says nothing once the model has left its experiment.
-            classes = [label if target == "emotion" else f"{label}_{target}" for label in finetuned.target.classes]
+            suffix = f"_{target}" if target in ("valence", "arousal") else ""
+            classes = [f"{label.replace(', ', '_').replace(' ', '_')}{suffix}" for label in finetuned.target.classes]
             version = _registered_before(client, name, run_id) or register_model(
                 uri=uri,
                 run_id=run_id,
-                model=finetuned.classifier,
+                model=model,
                 plane=plane,
                 classes=classes,
                 settings=experiment.signal,
                 trained_on=TrainedOn(
-                    manifest=store.manifest.hash_of(tuple(seen)),
+                    manifest=store.manifest.hash_of(tuple(rows_of)),
                     simulated=simulated,
-                    corpora=pretrained.corpora | {settings.corpus: trained_corpus(store, settings.corpus)},
+                    corpora=pretrained.corpora | {name: trained_corpus(store, name) for name in settings.corpora},
                 ),
                 name=name,
                 alias=alias,
@@ -242,11 +248,11 @@ def finetune_and_register(
 def plan_finetune(experiment: Experiment, store: ShardStore) -> list[str]:
     """What fine-tuning would do, a line for each target."""
     settings = _finetune_settings(experiment)
-    metadata = store.metadata(settings.corpus)
+    metadata = WindowPool(store, settings.corpora).metadata
     lines = []
     for name in settings.targets:
-        target = make_target(metadata, name, threshold=settings.threshold, ties=settings.ties)
-        windows = split_subjects(metadata, settings.split, rows=target.rows).record()["windows"]
+        target, split = divide(metadata, settings, name)
+        windows = split.keep(target.rows).record()["windows"]
         priors = ", ".join(f"{label} {share:.2f}" for label, share in target.priors.items())
         lines.append(f"{name}: {settings.epochs} epochs; windows {windows}; priors {priors}; {target.rule}")
     return lines
@@ -257,13 +263,25 @@ def summarise(outcomes: list[FinetuneOutcome]) -> list[str]:
     simulated = any(outcome.simulated for outcome in outcomes)
     lines = ["SIMULATED recordings: these numbers say nothing about people"] if simulated else []
     for outcome in outcomes:
+        registered = f"registered as emod version {outcome.model_version}, alias {outcome.alias}"
+        if isinstance(outcome.evaluation, PlaneEvaluation):
+            found, control = outcome.evaluation.scores, outcome.evaluation.mean_point
+            axes = ", ".join(
+                f"{axis}: concordance {mine.ccc:.3f}, Pearson {mine.pearson:.3f}, RMSE {mine.rmse:.2f} "
+                f"(training mean {other.rmse:.2f})"
+                for axis, mine, other in (
+                    ("valence", found.valence, control.valence),
+                    ("arousal", found.arousal, control.arousal),
+                )
+            )
+            lines.append(f"plane: {axes}; {found.n_windows} windows of {found.n_subjects} subjects; {registered}")
+            continue
         scores, interval = outcome.evaluation.scores, outcome.evaluation.interval
         span = f" (95 % over subjects {interval.low:.3f}..{interval.high:.3f})" if interval else ""
         lines.append(
             f"{outcome.evaluation.target}: balanced accuracy {scores.balanced_accuracy:.3f}{span}, "
             f"chance {scores.chance:.3f}, kappa {scores.kappa:.3f}, weighted F1 {scores.weighted_f1:.3f}, "
-            f"{scores.n_windows} windows of {scores.n_subjects} held-out subjects; registered as "
-            f"emod version {outcome.model_version}, alias {outcome.alias}"
+            f"{scores.n_windows} windows of {scores.n_subjects} subjects; {registered}"
         )
     return lines
 
@@ -369,7 +387,21 @@ def _log_store(
     )
 
 
-def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finetuned: Finetuned) -> None:
+def _log_scores(
+    client: MlflowClient, run_id: str, evaluation: Evaluation | PlaneEvaluation, finetuned: Finetuned
+) -> None:
+    for name, value in _test_figures(evaluation).items():
+        client.log_metric(run_id, name, value, step=finetuned.best_epoch)
+    client.log_dict(run_id, evaluation.record(), "evaluation.json")
+    client.log_dict(run_id, finetuned.split.record(), "split.json")
+    client.log_dict(run_id, {"rule": finetuned.target.rule, "priors": finetuned.target.priors}, "target.json")
+
+
+def _test_figures(evaluation: Evaluation | PlaneEvaluation) -> dict[str, float]:
+    if isinstance(evaluation, PlaneEvaluation):
+        plane = evaluation.scores
+        axes = {"valence": plane.valence, "arousal": plane.arousal}
+        return {f"test/{name}_{axis}": value for axis, own in axes.items() for name, value in asdict(own).items()}
     scores = evaluation.scores
     values = {
         "test/balanced_accuracy": scores.balanced_accuracy,
@@ -384,8 +416,4 @@ def _log_scores(client: MlflowClient, run_id: str, evaluation: Evaluation, finet
             "test/balanced_accuracy_low": evaluation.interval.low,
             "test/balanced_accuracy_high": evaluation.interval.high,
         }
-    for name, value in values.items():
-        client.log_metric(run_id, name, value, step=finetuned.best_epoch)
-    client.log_dict(run_id, evaluation.record(), "evaluation.json")
-    client.log_dict(run_id, finetuned.split.record(), "split.json")
-    client.log_dict(run_id, {"rule": finetuned.target.rule, "priors": finetuned.target.priors}, "target.json")
+    return values

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
 
-from emod.evaluation import evaluate, majority_class, score, subject_interval
+from emod.evaluation import evaluate, majority_class, score, score_plane, subject_interval
 from emod.evaluation.metrics import balanced_accuracy_of
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -204,3 +204,105 @@ def test_better_than_chance_needs_the_lower_bound_above_it() -> None:
     assert record["scores"]["balanced_accuracy"] == evaluation.scores.balanced_accuracy
     assert record["interval"]["low"] == evaluation.interval.low
     assert record["above_chance"] is True
+
+
+@st.composite
+def likely(draw: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and probabilities, ties among them."""
+    n_classes, n = draw(st.integers(2, 4)), draw(st.integers(2, 40))
+    true = np.array(draw(st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)))
+    weights = np.array(draw(st.lists(st.integers(0, 4), min_size=n * n_classes, max_size=n * n_classes)), dtype=float)
+    weights = weights.reshape(n, n_classes) + 0.01
+    return true, weights / weights.sum(axis=1, keepdims=True)
+
+
+@given(likely())
+@settings(max_examples=60, deadline=None)
+def test_auroc_is_how_often_a_pair_is_in_order(case: tuple[np.ndarray, np.ndarray]) -> None:
+    true, probabilities = case
+    scores = score(true, probabilities.argmax(axis=1), NAMES[: probabilities.shape[1]], probabilities=probabilities)
+    of_class = []
+    for code in np.unique(true):
+        own, others = probabilities[true == code, code], probabilities[true != code, code]
+        if len(others):
+            of_class.append(np.mean([(a > b) + (a == b) / 2 for a in own for b in others]))
+    if not of_class:
+        assert scores.auroc is None
+    else:
+        assert scores.auroc == pytest.approx(np.mean(of_class), abs=1e-12)
+    if probabilities.shape[1] == 2 and len(of_class) == 2:
+        assert scores.auroc == pytest.approx(roc_auc_score(true, probabilities[:, 1]), abs=1e-12)
+
+
+@given(likely())
+@settings(max_examples=60, deadline=None)
+def test_calibration_error_is_its_definition(case: tuple[np.ndarray, np.ndarray]) -> None:
+    true, probabilities = case
+    scores = score(true, probabilities.argmax(axis=1), NAMES[: probabilities.shape[1]], probabilities=probabilities)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    # Edges of bins as torchmetrics computes them: float32 on their way.
+    edges = np.linspace(0, 1, 16)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, 14)
+    error = sum(
+        np.mean(place == bin_) * abs(right[place == bin_].mean() - confidence[place == bin_].mean())
+        for bin_ in np.unique(place)
+    )
+    near_an_edge = np.abs(confidence[:, None] - edges).min() < 1e-6
+    assert near_an_edge or scores.calibration_error == pytest.approx(error, abs=1e-6)
+
+
+def test_recall_of_each_class() -> None:
+    scores = score([0, 0, 0, 1], [0, 0, 1, 1], ("a", "b", "c"))
+    assert scores.recall == pytest.approx((2 / 3, 1.0, None))
+    assert (scores.auroc, scores.calibration_error) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "told"),
+    [([[0.5, 0.5]], "for 2 windows"), ([[0.5, 0.5], [0.9, 0.9]], "no distribution"), ([[2, -1], [0, 1]], "no dist")],
+)
+def test_what_are_no_probabilities(probabilities: list[list[float]], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        score([0, 1], [0, 1], ("a", "b"), probabilities=probabilities)
+
+
+class TestPlane:
+    @given(st.integers(0, 10**6), st.integers(2, 50))
+    @settings(max_examples=40, deadline=None)
+    def test_against_lins_definition_with_unbiased_moments(self, seed: int, n: int) -> None:
+        rng = np.random.default_rng(seed)
+        true = rng.uniform(-4, 4, (n, 2))
+        predicted = 0.5 * true + rng.normal(0, 1, (n, 2)) + 1
+        scores = score_plane(true, predicted, subjects=rng.integers(0, 2, n))
+        for axis, found in enumerate((scores.valence, scores.arousal)):
+            x, y = true[:, axis], predicted[:, axis]
+            covariance = np.cov(x, y, ddof=1)
+            ccc = 2 * covariance[0, 1] / (np.trace(covariance) + (x.mean() - y.mean()) ** 2)
+            assert found.ccc == pytest.approx(ccc, abs=1e-9)
+            assert found.pearson == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
+            assert found.rmse == pytest.approx(np.sqrt(np.mean((x - y) ** 2)), abs=1e-12)
+        assert scores.mean_ccc == pytest.approx((scores.valence.ccc + scores.arousal.ccc) / 2)
+
+    def test_a_constant_answer_earns_nothing(self) -> None:
+        true = np.random.default_rng(0).uniform(-4, 4, (20, 2))
+        scores = score_plane(true, np.tile(true.mean(axis=0), (20, 1)))
+        assert (scores.valence.ccc, scores.valence.pearson, scores.arousal.ccc) == (0, 0, 0)
+        assert scores.valence.rmse == pytest.approx(true[:, 0].std())
+
+    def test_twice_too_far_is_right_in_order_only(self) -> None:
+        true = np.random.default_rng(0).uniform(-2, 2, (50, 2))
+        scores = score_plane(true, 2 * true)
+        assert scores.valence.pearson == pytest.approx(1)
+        assert scores.valence.ccc == pytest.approx(0.8, abs=0.02)  # 4 v / (v + 4 v + m^2)
+
+    @pytest.mark.parametrize(
+        ("true", "predicted", "told"),
+        [
+            ([[1, 2]], [[1, 2]], "at least 2"),
+            ([[1, 2], [3, 4]], [[1, 2, 3]] * 2, "must be"),
+            ([[1, 2], [3, np.nan]], [[1, 2]] * 2, "finite"),
+        ],
+    )
+    def test_what_cannot_be_scored(self, true: Any, predicted: Any, told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            score_plane(true, predicted)

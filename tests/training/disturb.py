@@ -88,7 +88,7 @@ def disturb_finetuning(epoch: int, marker: str, kappas: tuple[float, ...], weigh
                 Path(marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             loss = train(self, rows)
-            save_file(self.classifier.state_dict(), f"{weights}/{now[0] + 1}.safetensors")
+            save_file(self.network.state_dict(), f"{weights}/{now[0] + 1}.safetensors")
             return loss
 
         def score(*told: Any, **more: Any) -> Any:

@@ -17,14 +17,14 @@ from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
 
 from emod.catalog import EmodConfig, Experiment
 from emod.errors import RequestError
-from emod.evaluation import make_target, split_subjects
-from emod.model import Emod
+from emod.evaluation import make_splits
+from emod.model import Emod, EmodClassifier
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
-from emod.training import Finetuned, Pretrained, finetune, fit_plane_head, score_test_subjects
-from emod.training.finetuner import Finetuner
+from emod.training import Finetuned, Pretrained, finetune, fit_plane_head, score_test_windows
 from tests.training import disturb
 from tests.training.tiny_store import PretrainRun
+from tests.training.tuned import new_finetuner
 
 MODULE = importlib.import_module("emod.training.finetune")
 EPOCHS = 4
@@ -80,7 +80,7 @@ def test_the_best_epoch_by_validation_kappa_is_given(
     assert [step for step, _ in kappas] == [1, 2, 3, 4]
     best = max(value for _, value in kappas)
     assert finetuned.best_epoch == max(step for step, value in kappas if value == best)
-    assert finetuned.validation_kappa == best
+    assert finetuned.validation_score == best
     assert not finetuned.classifier.training
     rows = finetuned.split.validation
     codes = finetuned.target.codes[rows]
@@ -88,7 +88,7 @@ def test_the_best_epoch_by_validation_kappa_is_given(
 
 
 def test_test_subjects_are_scored_as_they_are(finetuned: Finetuned, store: ShardStore) -> None:
-    evaluation = score_test_subjects(store, "seed_iv", finetuned, batch=5)
+    evaluation = score_test_windows(finetuned, batch=5)
     rows = finetuned.split.test
     codes, predicted = finetuned.target.codes[rows], predict(finetuned, store, rows)
     assert evaluation.scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(codes, predicted), abs=1e-12)
@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_if_undisturbed_and_keeps_its_best_epoch(
     assert marker.exists()
     assert history(tracked, f"{PREFIX}/loss") == history(run, f"{PREFIX}/loss")
     assert history(tracked, f"{PREFIX}/validation_kappa") == list(enumerate(crafted, start=1))
-    assert (killed.best_epoch, killed.validation_kappa) == (2, 0.9)
+    assert (killed.best_epoch, killed.validation_score) == (2, 0.9)
     epochs = [load_file(tmp_path / f"{epoch}.safetensors") for epoch in range(1, EPOCHS + 1)]
     for name, weight in killed.classifier.state_dict().items():
         assert torch.equal(weight, epochs[1][name]), name
@@ -148,7 +148,7 @@ def test_a_backbone_that_saw_a_later_subject_is_refused(
 ) -> None:
     """Before anything is started or written."""
     experiment = make_pretrain_experiment(tmp_path / "runs")
-    held_out = MODULE.split_subjects(store.metadata("seed_iv"), experiment.finetune.split).subjects[role]
+    held_out = make_splits(store.metadata("seed_iv"), experiment.finetune.split)[0].subjects[role]
     victim = held_out[0].partition("/")[2]
     leaky = Pretrained(Emod(tiny), {"deap": ("s1",), "seed_iv": (victim,)}, store.manifest.hash, True)
     with pytest.raises(RequestError, match=rf"pretrained on seed_iv subjects {victim},.*validate or test"):
@@ -159,9 +159,9 @@ def test_a_backbone_that_saw_a_later_subject_is_refused(
 def test_subjects_of_another_corpus_may_share_a_name(store: ShardStore) -> None:
     metadata = store.metadata("seed_iv")
     settings = MODULE.FinetuneSettings(corpus="seed_iv").split
-    split = MODULE.split_subjects(metadata, settings)
+    split = make_splits(metadata, settings)[0]
     elsewhere = Pretrained(Emod(EmodConfig()), {"deap": ("s1", "s2", "s3", "s4", "s5", "s6")}, "0", True)
-    MODULE._refuse_leak(elsewhere, split, "seed_iv")
+    MODULE._refuse_leak(elsewhere, split)
 
 
 def test_a_name_is_refused_to_another_backbone(
@@ -211,7 +211,11 @@ def test_the_plane_head_is_ridge_on_the_embedding(store: ShardStore, tiny: EmodC
                 points.append([record["valence"], record["arousal"]])
     assert len(points) == 36
     wanted = Ridge(alpha=1.0).fit(embeddings, points).predict(embeddings)
-    head = fit_plane_head(model, store, seen, batch=7)
+    rows_of = {
+        corpus: np.flatnonzero([name in subjects for name in store.metadata(corpus)["subject"].to_pylist()])
+        for corpus, subjects in seen.items()
+    }
+    head = fit_plane_head(model, store, rows_of, batch=7)
     with torch.inference_mode():
         found = head(torch.from_numpy(np.array(embeddings, dtype=np.float32))).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-3)
@@ -226,12 +230,11 @@ def test_the_backbone_has_its_share_of_the_rate(
     """0 freezes it. The schedule ends at the last rate, each part at its share."""
     experiment = make_pretrain_experiment(Path("unused"), finetune={"backbone_rate": rate, "epochs": 1})
     settings = experiment.finetune
-    target = make_target(store.metadata("seed_iv"), "emotion")
     torch.manual_seed(0)
     backbone = Emod(tiny)
-    split = split_subjects(store.metadata("seed_iv"), settings.split)
-    finetuner = Finetuner(backbone, store, settings, target, split, seed=0, device=torch.device("cpu"))
-    classifier = finetuner.classifier
+    finetuner, _, _, _ = new_finetuner(backbone, store, settings)
+    classifier = finetuner.network
+    assert isinstance(classifier, EmodClassifier)
     assert classifier.backbone.config.dropout == settings.dropout
     loss = finetuner.train_epoch(np.arange(24))
     assert 0.5 < loss < 5
@@ -244,7 +247,9 @@ def test_the_backbone_has_its_share_of_the_rate(
     # Three batches: the last one's rate is two thirds down the cosine.
     last = settings.final_learning_rate
     wanted = last + (settings.learning_rate - last) * (1 + np.cos(np.pi * 2 / 3)) / 2
-    assert [group["lr"] for group in finetuner.optimiser.param_groups] == pytest.approx([wanted, wanted * rate])
+    assert [group["lr"] for group in finetuner.optimiser.param_groups] == pytest.approx(
+        [wanted, wanted * rate, wanted * rate]
+    )
 
 
 def test_an_epoch_sees_each_training_window_once_in_its_own_order(
@@ -259,13 +264,11 @@ def test_an_epoch_sees_each_training_window_once_in_its_own_order(
 
     store = Spy(store_url, ShardStore.open(store_url).manifest)
     settings = make_pretrain_experiment(Path("unused")).finetune
-    target = make_target(store.metadata("seed_iv"), "emotion")
-    split = split_subjects(store.metadata("seed_iv"), settings.split)
     rows = np.arange(10, 47)
     passes = []
     for number, epoch in enumerate((0, 1, 0)):
         torch.manual_seed(0)
-        finetuner = Finetuner(Emod(tiny), store, settings, target, split, seed=0, device=torch.device("cpu"))
+        finetuner, _, _, _ = new_finetuner(Emod(tiny), store, settings)
         finetuner.next_epoch = epoch
         order.clear()
         torch.manual_seed(number + 50)  # whatever was drawn before

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from emod.catalog import Experiment
 from emod.catalog.experiment import Addresses
 from emod.errors import DataError, RequestError
-from emod.evaluation import split_subjects
+from emod.evaluation import make_splits
 from emod.model import Emod
 from emod.shards import ShardStore
 from emod.storage import UnreachableError
@@ -58,7 +58,7 @@ def test_a_run_learns_tracks_and_leaves_its_model(pretrain_run: PretrainRun, sto
     for name in (*COMPUTED, "windows_per_s", "data_wait_share", "memory_mb"):
         assert [step for step, _ in points(pretrain_run.uri, pretrain_run.run_id, name)] == list(range(1, STEPS + 1))
 
-    split = split_subjects(store.metadata("seed_iv"), experiment.finetune.split)
+    split = make_splits(store.metadata("seed_iv"), experiment.finetune.split)[0]
     kept = {key.partition("/")[2] for key in split.subjects["train"]}
     assert len(kept) == 2
     pretrained = pretrain_run.pretrained
@@ -200,6 +200,7 @@ def assert_close_losses(found: list[tuple[int, float]], pretrain_run: PretrainRu
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in wanted], rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_run_of_two_workers_is_ended_by_one(
     pretrain_run: PretrainRun,
     make_pretrain_experiment: Callable[..., Experiment],
@@ -297,7 +298,7 @@ def test_a_lost_node_changes_nothing(
     assert_as_undisturbed(pretrain_run, found, uri, run_id)
 
 
-@pytest.mark.parametrize("failures", [1, 2])
+@pytest.mark.parametrize("failures", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_server_that_is_away_for_a_moment_is_asked_again(ray_cluster: None, tmp_path: Path, failures: int) -> None:
     """As often as workers may be lost; after that it is told in one line."""
 

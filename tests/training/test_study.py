@@ -16,12 +16,13 @@ from emod import workflow
 from emod.catalog import Experiment
 from emod.catalog.study import AS_IT_IS
 from emod.errors import DataError, RequestError
-from emod.evaluation import make_target, score, split_subjects
+from emod.evaluation import score
 from emod.shards import ShardStore
 from emod.study_report import show_study
-from emod.training.finetuner import Finetuner, predict
+from emod.training.finetuner import predict
 from emod.training.pretrainer import Pretrainer, select_windows
 from emod.training.study import CellResult, list_cells, run_cells, settings_of, under_effect
+from tests.training.tuned import new_finetuner
 
 ARMS = {"Scratch": ("pretrain.objective=scratch",), "SoftVA": (), "no time": ("model.without=temporal_attention",)}
 
@@ -65,14 +66,10 @@ def test_a_study_is_its_arms_trained_alone(
             device=torch.device("cpu"),
         )
         assert tuple(step.loss for step in pretrainer.steps()) == result.losses
-        metadata = store.metadata("seed_iv")
-        target = make_target(metadata, "emotion")
-        split = split_subjects(metadata, settings.split.model_copy(update={"seed": result.seed}))
-        finetuner = Finetuner(
-            pretrainer.model, store, settings, target, split, seed=result.seed, device=torch.device("cpu")
-        )
+        own = settings.model_copy(update={"split": settings.split.model_copy(update={"seed": result.seed})})
+        finetuner, target, split, pool = new_finetuner(pretrainer.model, store, own, seed=result.seed)
         assert tuple(epoch.validation.kappa for epoch in finetuner.epochs()) == result.validation_kappas
-        found = predict(finetuner.best_classifier(), store, "seed_iv", split.test, 8)
+        found = predict(finetuner.best_network(), pool, target, split.test, 8).argmax(axis=1)
         assert score(target.codes[split.test], found, target.classes).balanced_accuracy == result.balanced_accuracy
 
 
@@ -210,21 +207,18 @@ def test_a_study_that_cannot_be_is_refused(
 
 
 def test_predictions_keep_their_order(store: ShardStore, new_study: Callable[..., Experiment], tmp_path: Path) -> None:
-    """In batches of any size, each window gets the class that it gets alone."""
+    """In batches of any size, each window gets what it gets alone."""
     study = new_study(tmp_path)
     settings = study.finetune
     assert settings is not None
-    metadata = store.metadata("seed_iv")
-    target = make_target(metadata, "emotion")
-    split = split_subjects(metadata, settings.split)
     pretrainer = Pretrainer(
         store, select_windows(store, ("deap",), {}), study.model, study.pretrain, seed=0, device=torch.device("cpu")
     )
-    finetuner = Finetuner(pretrainer.model, store, settings, target, split, seed=0, device=torch.device("cpu"))
+    finetuner, target, split, pool = new_finetuner(pretrainer.model, store, settings)
     rows = split.test[::-1].copy()
     for _ in range(8):
         finetuner.train_epoch(split.train)
-    classifier = finetuner.classifier
-    alone = np.concatenate([predict(classifier, store, "seed_iv", rows[[n]], 1) for n in range(len(rows))])
-    np.testing.assert_array_equal(predict(classifier, store, "seed_iv", rows, 7), alone)
-    assert len(set(alone.tolist())) > 1
+    network = finetuner.network
+    alone = np.concatenate([predict(network, pool, target, rows[[n]], 1) for n in range(len(rows))])
+    np.testing.assert_allclose(predict(network, pool, target, rows, 7), alone, atol=1e-5)
+    assert len(set(alone.argmax(axis=1).tolist())) > 1

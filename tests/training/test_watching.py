@@ -20,7 +20,7 @@ import torch.distributed as dist
 from mlflow import MlflowClient
 
 from emod.catalog import Experiment
-from emod.evaluation import split_subjects
+from emod.evaluation import make_splits
 from emod.evaluation.representation import alignment, emotion_classes, knn_scores, uniformity, va_rank_correlation
 from emod.model import Emod
 from emod.objective import va_weights
@@ -80,7 +80,7 @@ def new_probe(store: ShardStore, experiment: Experiment, **others: Any) -> HeldO
 
 def test_who_is_watched(store: ShardStore, store_url: str, make_experiment: MakeExperiment) -> None:
     experiment = watched_experiment(make_experiment)
-    split = split_subjects(store.metadata("seed_iv"), experiment.finetune.split)
+    split = make_splits(store.metadata("seed_iv"), experiment.finetune.split)[0]
     roles = {role: {key.partition("/")[2] for key in keys} for role, keys in split.subjects.items()}
     watched, held_out = watched_subjects(experiment, store), held_out_subjects(experiment, store)
     assert watched["seed_iv"] == roles["validation"]

@@ -6,9 +6,10 @@ from emod.catalog.experiment import (
     Experiment,
     FinetuneSettings,
     IngestSettings,
+    MethodName,
     PretrainSettings,
     SimulateSettings,
-    SplitSettings,
+    TargetName,
 )
 from emod.catalog.load import (
     catalog_root,
@@ -25,6 +26,7 @@ from emod.catalog.load import (
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.catalog.simulation import SimulationSettings
+from emod.catalog.split import SplitSettings
 from emod.catalog.study import StudySettings
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "FinetuneSettings",
     "IcaSettings",
     "IngestSettings",
+    "MethodName",
     "Missing",
     "PretrainSettings",
     "RatingScale",
@@ -45,6 +48,7 @@ __all__ = [
     "SimulationSettings",
     "SplitSettings",
     "StudySettings",
+    "TargetName",
     "catalog_root",
     "corpus_names",
     "dump_yaml",

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import SignalSettings
 from emod.catalog.simulation import SimulationSettings
+from emod.catalog.split import SplitSettings
 from emod.catalog.strict import Strict
 from emod.catalog.study import StudySettings
 from emod.errors import RequestError
@@ -22,9 +23,10 @@ __all__ = [
     "Experiment",
     "FinetuneSettings",
     "IngestSettings",
+    "MethodName",
     "PretrainSettings",
     "SimulateSettings",
-    "SplitSettings",
+    "TargetName",
 ]
 
 
@@ -162,30 +164,41 @@ def _check_fall(first: float, final: float) -> None:
         raise ValueError(f"final_learning_rate {final:g} is above learning_rate {first:g}; a cosine falls")
 
 
-class SplitSettings(Strict):
-    """Subjects per role; whole subjects only, so no subject is in two roles."""
+TargetName = Literal["emotion", "valence", "arousal", "quadrant", "plane"]
 
-    validation: float = Field(default=0.15, gt=0, lt=1, description="share of subjects")
-    test: float = Field(default=0.25, gt=0, lt=1, description="share of subjects")
-    seed: int = Field(default=0, ge=0, description="of the draw of subjects")
-
-    @model_validator(mode="after")
-    def _leaves_training(self) -> SplitSettings:
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation {self.validation} + test {self.test} leave no subject to train on")
-        return self
+MethodName = Literal[
+    "emod",
+    "eegnet",
+    "eegconformer",
+    "contrawr",
+    "tsception",
+    "biot",
+    "labram",
+    "cbramod",
+    "differential_entropy",
+]
 
 
 class FinetuneSettings(Strict):
-    """Fine-tuning on classes; the defaults are the paper's, one optimiser for every objective."""
+    """Fine-tuning on classes or on the plane; the defaults are the paper's, one optimiser for every objective."""
 
     run_name: str = Field(default="emod-finetune", description="the same name resumes the same run")
     corpus: str = Field(description="the corpus whose classes are learned")
-    targets: tuple[Literal["emotion", "valence", "arousal"], ...] = Field(
-        default=("emotion",), min_length=1, description="valence and arousal mean low / high"
+    targets: tuple[TargetName, ...] = Field(
+        default=("emotion",),
+        min_length=1,
+        description="emotion: the corpus' words; valence, arousal: low / high; quadrant: both; plane: the point itself",
     )
-    threshold: Literal["midpoint"] = Field(default="midpoint", description="low / high boundary: 0 of the plane")
+    threshold: Literal["midpoint", "median"] | float = Field(
+        default="midpoint",
+        description="low / high boundary: 0 of the plane, the training windows' median, or a number on the plane",
+    )
     ties: Literal["low", "high", "drop"] = Field(default="low", description="what a rating exactly at the boundary is")
+    method: MethodName = Field(
+        default="emod",
+        description="what is trained: this project's network, a rival from braindecode, which starts from nothing, or "
+        "differential entropy of the bands with logistic regression",
+    )
     split: SplitSettings = Field(default_factory=SplitSettings)
     epochs: int = Field(default=100, ge=1, description="passes over the training subjects")
     batch: int = Field(default=64, ge=2, description="windows")
@@ -193,12 +206,21 @@ class FinetuneSettings(Strict):
     backbone_rate: float = Field(
         default=0.5, ge=0, le=1, description="the backbone's rate over the head's; 0 freezes it"
     )
+    layer_rate: float = Field(
+        default=1.0, gt=0, le=1, description="each layer's rate over that of the layer above it, from the last one down"
+    )
     final_learning_rate: float = Field(
         default=1e-6, ge=0, description="where the head's cosine ends, one step after the last; at most learning_rate"
     )
     weight_decay: float = Field(default=1e-4, ge=0, description="of the optimiser")
     clip_norm: float = Field(default=1.0, gt=0, description="largest norm of a gradient; longer ones are shortened")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="of the cross-entropy")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: a window counts by the rarity of its class among those that train"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many epochs without a better validation score; null: never"
+    )
     dropout: float = Field(default=0.25, ge=0, le=0.99, description="of the backbone, in place of model.dropout")
     gpu: bool = Field(default=False, description="true: each worker needs a GPU")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
@@ -208,7 +230,14 @@ class FinetuneSettings(Strict):
     @model_validator(mode="after")
     def _falls(self) -> FinetuneSettings:
         _check_fall(self.learning_rate, self.final_learning_rate)
+        if self.corpus in self.split.train_corpora:
+            raise ValueError(f"split.train_corpora names {self.corpus}, which corpus says to test on; take one of them")
         return self
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """Whose windows train, choose or test: the corpus, and what a cross-corpus split learns from."""
+        return (self.corpus, *self.split.train_corpora)
 
 
 class Experiment(Strict):
@@ -233,6 +262,6 @@ class Experiment(Strict):
     def _known_corpora(self) -> Experiment:
         if len(set(self.corpora)) != len(self.corpora):
             raise ValueError(f"corpora {list(self.corpora)} names a corpus twice")
-        if self.finetune is not None and self.finetune.corpus not in self.corpora:
-            raise ValueError(f"finetune.corpus {self.finetune.corpus!r} is not among corpora {list(self.corpora)}")
+        if self.finetune is not None and (absent := set(self.finetune.corpora) - set(self.corpora)):
+            raise ValueError(f"finetune.corpus {min(absent)!r} is not among corpora {list(self.corpora)}")
         return self

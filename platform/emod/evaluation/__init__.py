@@ -8,9 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emod.evaluation.audit import Backbone, Finding, audit_split, leaks
 from emod.evaluation.comparison import ArmScore, compare_arms
-from emod.evaluation.metrics import Evaluation, Interval, Scores, evaluate, majority_class, score, subject_interval
-from emod.evaluation.protocols import Split, split_subjects
+from emod.evaluation.controls import CONTROLS, control_probabilities, shuffle_labels
+from emod.evaluation.division import divide, divide_into_folds
+from emod.evaluation.metrics import (
+    Evaluation,
+    Interval,
+    PlaneEvaluation,
+    PlaneScores,
+    Scores,
+    evaluate,
+    evaluate_plane,
+    majority_class,
+    score,
+    score_plane,
+    subject_interval,
+)
+from emod.evaluation.protocols import PROTOCOLS, make_splits
+from emod.evaluation.split import ROLES, Split, read_split, write_split
 from emod.evaluation.targets import Target, make_target
 
 if TYPE_CHECKING:
@@ -26,15 +42,26 @@ if TYPE_CHECKING:
     from emod.evaluation.spectra import alpha_peak_hz, alpha_prominence_db, power_spectrum
 
 __all__ = [
+    "CONTROLS",
+    "PROTOCOLS",
+    "ROLES",
     "ArmScore",
+    "Backbone",
     "Evaluation",
+    "Finding",
     "Interval",
+    "PlaneEvaluation",
+    "PlaneScores",
     "Scores",
     "Split",
     "Target",
     "alpha_peak_hz",
     "alpha_prominence_db",
+    "audit_split",
     "compare_arms",
+    "control_probabilities",
+    "divide",
+    "divide_into_folds",
     "draw_cleaning",
     "draw_comparison",
     "draw_confusion",
@@ -43,12 +70,18 @@ __all__ = [
     "draw_results",
     "draw_spectrum",
     "evaluate",
+    "evaluate_plane",
+    "leaks",
     "majority_class",
+    "make_splits",
     "make_target",
     "power_spectrum",
+    "read_split",
     "score",
-    "split_subjects",
+    "score_plane",
+    "shuffle_labels",
     "subject_interval",
+    "write_split",
 ]
 
 

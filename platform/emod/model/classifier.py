@@ -1,15 +1,18 @@
 """The fine-tuned network: a backbone, normalised features and the paper's "simple linear classifier".
 
-Does not compute a loss and does not name classes. Shapes: B windows, C electrodes, T samples, K classes.
+Does not compute a loss and does not name classes. With two outputs it places windows on the plane as well. Shapes: B
+windows, C electrodes, T samples, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from emod.model.emod import Emod
+from emod.model.heads import PlaneHead
 
 
 class EmodClassifier(nn.Module):
@@ -35,3 +38,17 @@ class EmodClassifier(nn.Module):
         """(B, C, T) windows, arguments as ``Emod.tokens`` -> (B, K) logits."""
         logits: Tensor = self.head(self.backbone.embed(eeg, channels, sfreq_hz))
         return logits
+
+    def plane_head(self) -> PlaneHead:
+        """The head in evaluation mode as one linear layer, of a network with two outputs: valence and arousal."""
+        norm, _, linear = self.head
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert isinstance(linear, nn.Linear)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        folded = PlaneHead(linear.in_features)
+        with torch.no_grad():
+            folded.weight.copy_(linear.weight * gain)
+            folded.bias.copy_(linear.bias + linear.weight @ (norm.bias - gain * norm.running_mean))
+        return folded.eval()

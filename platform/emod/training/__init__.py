@@ -1,6 +1,13 @@
 """Ray Train: pretraining, fine-tuning, checkpoints. Importing it loads torch, ray.train and mlflow."""
 
-from emod.training.finetune import Finetuned, claim_finetuning, finetune, fit_plane_head, score_test_subjects
+from emod.training.finetune import (
+    Finetuned,
+    claim_finetuning,
+    finetune,
+    fit_plane_head,
+    score_test_windows,
+    training_rows,
+)
 from emod.training.pretrain import (
     Pretrained,
     claim_pretraining,
@@ -26,6 +33,7 @@ __all__ = [
     "load_pretrained",
     "plan_pretraining",
     "pretrain",
-    "score_test_subjects",
+    "score_test_windows",
     "trained_corpus",
+    "training_rows",
 ]

@@ -1,7 +1,7 @@
-"""Fine-tuning on classes, on Ray Train: the driver's side, the worker's loop, and the one look at the test subjects.
+"""Fine-tuning on Ray Train: the driver's side, the worker's loop, and the one look at the test windows.
 
-Training code sees training and validation windows only; the epoch with the best validation kappa is kept, and
-`score_test_subjects` reads the test windows once.
+Training code is handed training and validation windows only; the epoch with the best validation score is kept, and
+`score_test_windows` reads the test windows once.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray.train
 import ray.train.torch
 import torch
@@ -23,12 +24,12 @@ from safetensors.torch import save
 from sklearn.linear_model import Ridge
 
 from emod import storage
-from emod.catalog import Experiment, FinetuneSettings
+from emod.catalog import Experiment, FinetuneSettings, TargetName
 from emod.cli import Tick
 from emod.errors import RequestError
-from emod.evaluation import Evaluation, Split, Target, evaluate, make_target, split_subjects
+from emod.evaluation import Evaluation, PlaneEvaluation, Split, Target, divide, evaluate, evaluate_plane
 from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weights
-from emod.shards import Manifest, ShardStore
+from emod.shards import Manifest, ShardStore, WindowPool
 from emod.tracking import MetricLog
 from emod.tracking.runs import RESOURCE_FIELDS
 from emod.training.checkpoint import (
@@ -39,13 +40,14 @@ from emod.training.checkpoint import (
     load_checkpoint,
     read_position,
 )
-from emod.training.finetuner import Finetuner, new_classifier, predict
+from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.launch import TrainResources, Watch, claim_run, launch
+from emod.training.networks import new_classifier
 from emod.training.pretrain import Pretrained, load_pretrained
 
-__all__ = ["Finetuned", "claim_finetuning", "finetune", "fit_plane_head", "score_test_subjects"]
+__all__ = ["Finetuned", "claim_finetuning", "finetune", "fit_plane_head", "score_test_windows", "training_rows"]
 
-TargetName = Literal["emotion", "valence", "arousal"]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,20 @@ class Finetuned:
     """A classifier and what was decided on the way to it.
 
     Attributes:
-        classifier: In evaluation mode, on the CPU; the epoch with the best validation kappa.
-        target: Its classes and how they came about.
+        classifier: In evaluation mode, on the CPU; the epoch with the best validation score.
+        target: Its classes, or the plane, and how they came about.
+        pool: The windows that rows of target and split count.
         split: Which windows trained, chose and test.
         best_epoch: Counted from 1.
-        validation_kappa: Of that epoch.
+        validation_score: Of that epoch: kappa, or the mean concordance on the plane.
     """
 
     classifier: EmodClassifier
     target: Target
+    pool: WindowPool
     split: Split
     best_epoch: int
-    validation_kappa: float
+    validation_score: float
 
 
 def claim_finetuning(experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName) -> str:
@@ -76,13 +80,13 @@ def claim_finetuning(experiment: Experiment, store: ShardStore, pretrained: Pret
         RequestError: As `finetune`.
     """
     settings = _settings(experiment)
-    _, split = _divide(settings, store, target_name)
-    _refuse_leak(pretrained, split, settings.corpus)
+    _, split, _ = _divide(settings, store, target_name)
+    _refuse_leak(pretrained, split)
     claim = {
         "seed": experiment.seed,
         "finetune": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
         "backbone": _digest(pretrained.model),
-        "manifest": store.manifest.hash_of([settings.corpus]),
+        "manifest": store.manifest.hash_of(settings.corpora),
     }
     return claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
 
@@ -112,7 +116,7 @@ def finetune(
     """
     settings = _settings(experiment)
     claim_finetuning(experiment, store, pretrained, target_name)
-    target, split = _divide(settings, store, target_name)
+    target, split, pool = _divide(settings, store, target_name)
     runs_url = experiment.addresses.runs_url()
     run_name = f"{settings.run_name}-{target_name}"
     checkpoints = storage.join(runs_url, run_name, "checkpoints")
@@ -134,42 +138,60 @@ def finetune(
     )
     classifier = new_classifier(pretrained.model, target, settings)
     with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
-        fetch_finished(checkpoints, Path(scratch), {"next_epoch": settings.epochs})
+        fetch_finished(checkpoints, Path(scratch), {"finished": True})
         load_weights(Path(scratch, "best"), classifier)
         position = read_position(Path(scratch))
-    return Finetuned(classifier.eval(), target, split, position["best_epoch"], position["best_kappa"])
+    return Finetuned(classifier.eval(), target, pool, split, position["best_epoch"], position["best_score"])
 
 
-def score_test_subjects(store: ShardStore, corpus: str, finetuned: Finetuned, *, batch: int = 64) -> Evaluation:
-    """Scores the test subjects, once: nothing is chosen by what comes out."""
-    metadata = store.metadata(corpus)
-    rows = finetuned.split.test
-    subjects = np.asarray(metadata["subject"].to_pylist())
-    predicted = predict(finetuned.classifier, store, corpus, rows, batch)
-    codes = finetuned.target.codes
+def score_test_windows(finetuned: Finetuned, *, batch: int = 64) -> Evaluation | PlaneEvaluation:
+    """Scores the test windows, once: nothing is chosen by what comes out."""
+    target, split = finetuned.target, finetuned.split
+    predicted = predict(finetuned.classifier, finetuned.pool, target, split.test, batch)
+    subjects = split.owners[split.test]
+    if target.points is not None:
+        return evaluate_plane(target.points[split.test], predicted, subjects, train=target.points[split.train])
     return evaluate(
-        finetuned.target.name,
-        codes[rows],
-        predicted,
-        subjects[rows],
-        finetuned.target.classes,
-        y_train=codes[finetuned.split.train],
+        target.name,
+        target.codes[split.test],
+        predicted.argmax(axis=1),
+        subjects,
+        target.classes,
+        y_train=target.codes[split.train],
+        probabilities=predicted,
     )
 
 
-def fit_plane_head(model: Emod, store: ShardStore, seen: dict[str, tuple[str, ...]], *, batch: int = 64) -> PlaneHead:
-    """Linear head from the embedding to valence and arousal: ridge regression on the windows of the subjects given.
+def training_rows(finetuned: Finetuned, pretrained: Pretrained, store: ShardStore) -> dict[str, Rows]:
+    """corpus -> rows of the store that a model was trained on: the split's, and elsewhere its backbone's subjects'.
+
+    Corpora of the backbone that are not in the store are passed over.
+    """
+    metadata = finetuned.pool.metadata.take(finetuned.split.train)
+    ids = set(metadata["window_id"].to_pylist())
+    rows = {
+        name: np.flatnonzero([window in ids for window in store.metadata(name)["window_id"].to_pylist()])
+        for name in sorted(set(metadata["corpus"].to_pylist()))
+    }
+    for name, subjects in pretrained.seen.items():
+        if name in store.corpora and name not in rows:
+            owners = np.asarray(store.metadata(name)["subject"].to_pylist(), dtype=object)
+            rows[name] = np.flatnonzero(np.isin(owners, list(subjects)))
+    return rows
+
+
+def fit_plane_head(model: Emod, store: ShardStore, rows_of: Mapping[str, Rows], *, batch: int = 64) -> PlaneHead:
+    """Linear head from the embedding to valence and arousal: ridge regression on the windows given.
 
     Args:
         model: The backbone, in evaluation mode, as it will be served.
         store: Where the windows are.
-        seen: corpus -> training subjects.
+        rows_of: corpus -> rows to learn from.
         batch: Windows embedded at a time.
     """
     embeddings, points = [], []
-    for name, subjects in seen.items():
+    for name, rows in rows_of.items():
         metadata = store.metadata(name)
-        rows = np.flatnonzero(np.isin(np.asarray(metadata["subject"].to_pylist(), dtype=object), list(subjects)))
         for part in np.array_split(rows, max(1, -(-len(rows) // batch))):
             with torch.inference_mode():
                 windows = torch.from_numpy(store.windows(name, part))
@@ -191,17 +213,20 @@ def _settings(experiment: Experiment) -> FinetuneSettings:
     return experiment.finetune
 
 
-def _divide(settings: FinetuneSettings, store: ShardStore, target_name: TargetName) -> tuple[Target, Split]:
-    metadata = store.metadata(settings.corpus)
-    target = make_target(metadata, target_name, threshold=settings.threshold, ties=settings.ties)
-    return target, split_subjects(metadata, settings.split, rows=target.rows)
+def _divide(settings: FinetuneSettings, store: ShardStore, target_name: TargetName) -> tuple[Target, Split, WindowPool]:
+    pool = WindowPool(store, settings.corpora)
+    target, split = divide(pool.metadata, settings, target_name)
+    return target, split.keep(target.rows), pool
 
 
-def _refuse_leak(pretrained: Pretrained, split: Split, corpus: str) -> None:
-    held_out = {key.partition("/")[2] for role in ("validation", "test") for key in split.subjects[role]}
-    if seen := sorted(held_out & set(pretrained.seen.get(corpus, ()))):
+def _refuse_leak(pretrained: Pretrained, split: Split) -> None:
+    held_out = {key for role in ("validation", "test") for key in split.subjects[role]}
+    known = {f"{corpus}/{subject}" for corpus, subjects in pretrained.seen.items() for subject in subjects}
+    if seen := sorted(held_out & known):
+        corpus = seen[0].partition("/")[0]
+        names = ", ".join(key.partition("/")[2] for key in seen)
         raise RequestError(
-            f"the backbone was pretrained on {corpus} subjects {', '.join(seen)}, labels and all, who validate or "
+            f"the backbone was pretrained on {corpus} subjects {names}, labels and all, who validate or "
             "test here; pretrain with this experiment's finetune section, or on other corpora"
         )
 
@@ -216,15 +241,22 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     settings = _settings(experiment)
     torch.set_num_threads(settings.threads_per_worker)
     store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
-    target, split = _divide(settings, store, config["target"])
+    target, split, pool = _divide(settings, store, config["target"])
     pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
     if _digest(pretrained.model) != config["backbone"]:
         raise RequestError(
             f"the backbone to fine-tune is not the one of run {experiment.pretrain.run_name!r}; "
             "set pretrain.run_name to the run it comes from"
         )
+    torch.manual_seed(experiment.seed)
     finetuner = Finetuner(
-        pretrained.model, store, settings, target, split, seed=experiment.seed, device=ray.train.torch.get_device()
+        new_classifier(pretrained.model, target, settings),
+        pool,
+        settings,
+        target,
+        TrainingRows.of(split),
+        seed=experiment.seed,
+        device=ray.train.torch.get_device(),
     )
     with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
         if fetch_newest(config["checkpoints"], Path(scratch)):
@@ -234,37 +266,33 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     prefix = f"finetune/{target.name}"
     with CheckpointWriter(config["checkpoints"], before=log.flush) as writer:
         for report in finetuner.epochs():
-            done, scores = finetuner.next_epoch, report.validation
-            log.log(
-                done,
-                {
-                    f"{prefix}/loss": report.loss,
-                    f"{prefix}/validation_kappa": scores.kappa,
-                    f"{prefix}/validation_balanced_accuracy": scores.balanced_accuracy,
-                    f"{prefix}/validation_weighted_f1": scores.weighted_f1,
-                },
-            )
-            watch.post(done, f"validation kappa {scores.kappa:.3f}")
+            done = finetuner.next_epoch
+            found = {f"validation_{name}": value for name, value in report.figures().items()}
+            log.log(done, {f"{prefix}/{name}": value for name, value in ({"loss": report.loss} | found).items()})
+            watch.post(done, f"validation {report.worded()}")
             writer.save(done, _hold(finetuner))
 
 
 def _resume(finetuner: Finetuner, folder: Path) -> None:
-    load_weights(folder / "best", finetuner.classifier)
-    finetuner.best = copy.deepcopy(finetuner.classifier.state_dict())
-    position = load_checkpoint(folder, finetuner.classifier, finetuner.optimiser)
+    load_weights(folder / "best", finetuner.network)
+    finetuner.best = copy.deepcopy(finetuner.network.state_dict())
+    position = load_checkpoint(folder, finetuner.network, finetuner.optimiser)
     finetuner.next_epoch = position["next_epoch"]
-    finetuner.best_epoch, finetuner.best_kappa = position["best_epoch"], position["best_kappa"]
+    finetuner.best_epoch, finetuner.best_score = position["best_epoch"], position["best_score"]
 
 
 def _hold(finetuner: Finetuner) -> Callable[[Path], None]:
     """As `hold_checkpoint`, with the weights of the best epoch below ``best``."""
-    kept, config = finetuner.best_classifier(), finetuner.classifier.backbone.config
+    kept, network = finetuner.best_network(), finetuner.network
+    assert isinstance(network, EmodClassifier)
+    config = network.backbone.config
     position = {
         "next_epoch": finetuner.next_epoch,
+        "finished": finetuner.finished,
         "best_epoch": finetuner.best_epoch,
-        "best_kappa": finetuner.best_kappa,
+        "best_score": finetuner.best_score,
     }
-    last = hold_checkpoint(finetuner.classifier, config, finetuner.optimiser, position)
+    last = hold_checkpoint(network, config, finetuner.optimiser, position)
 
     def write(folder: Path) -> None:
         last(folder)

@@ -1,6 +1,6 @@
-"""Epochs of fine-tuning a classifier on one corpus. It knows no Ray.
+"""Epochs of fine-tuning one network on one fold. It knows no Ray, and is given no test window.
 
-Shapes: n windows.
+Shapes: n windows, K outputs.
 """
 
 from __future__ import annotations
@@ -13,17 +13,32 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
 
 from emod.catalog import FinetuneSettings
 from emod.errors import DataError
-from emod.evaluation import Scores, Split, Target, score
-from emod.model import Emod, EmodClassifier
-from emod.shards import ShardStore
+from emod.evaluation import PlaneScores, Scores, Split, Target, score, score_plane
+from emod.model import EmodClassifier
+from emod.shards import WindowPool
+from emod.training.networks import outputs_of, parameter_groups
 
-__all__ = ["EpochReport", "Finetuner", "new_classifier", "predict"]
+__all__ = ["EpochReport", "Finetuner", "TrainingRows", "predict"]
 
 Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """What of a split a training may know: it cannot look at a test window."""
+
+    train: Rows
+    validation: Rows
+
+    @classmethod
+    def of(cls, split: Split) -> TrainingRows:
+        """Of a split, two of its roles."""
+        return cls(split.train, split.validation)
 
 
 @dataclass(frozen=True)
@@ -31,65 +46,96 @@ class EpochReport:
     """What one pass over the training windows did: their mean loss, and the scores of the validation windows."""
 
     loss: float
-    validation: Scores
+    validation: Scores | PlaneScores
+
+    @property
+    def criterion(self) -> float:
+        """By what the best epoch is chosen: Cohen's kappa, or the mean concordance of both axes."""
+        return self.validation.mean_ccc if isinstance(self.validation, PlaneScores) else self.validation.kappa
+
+    def figures(self) -> dict[str, float]:
+        """The validation scores worth a curve."""
+        found = self.validation
+        if isinstance(found, PlaneScores):
+            return {"ccc_valence": found.valence.ccc, "ccc_arousal": found.arousal.ccc, "ccc": found.mean_ccc}
+        return {
+            "kappa": found.kappa,
+            "balanced_accuracy": found.balanced_accuracy,
+            "weighted_f1": found.weighted_f1,
+        }
+
+    def worded(self) -> str:
+        """The criterion in a word and a number."""
+        return f"{'ccc' if isinstance(self.validation, PlaneScores) else 'kappa'} {self.criterion:.3f}"
 
 
 class Finetuner:
-    """Classifier, optimiser and schedule; remembers the epoch with the best validation kappa. Never sees a test window.
+    """Network, optimiser and schedule; remembers the epoch with the best validation score.
 
     Args:
-        backbone: Where it starts; a copy is trained.
-        store: Where the windows are.
-        settings: Which corpus, and the schedule.
-        target: Classes of its windows.
-        split: Which of them train and which choose the epoch.
-        seed: Of the head's weights, of the order of windows and of dropout.
+        network: What is trained, in place; the caller draws its weights.
+        pool: Where the windows are.
+        settings: The schedule.
+        target: Classes or points of the pool's windows.
+        rows: Which of them train and which choose the epoch.
+        seed: Of the order of windows and of dropout.
         device: Where to compute.
 
     Attributes:
-        classifier: As the last epoch left it.
+        network: As the last epoch left it.
         best: Its weights after the best epoch.
         best_epoch: Counted from 1; 0 before the first.
-        best_kappa: Validation kappa of that epoch.
+        best_score: Validation score of that epoch.
         next_epoch: Counted from 0.
     """
 
     def __init__(
         self,
-        backbone: Emod,
-        store: ShardStore,
+        network: nn.Module,
+        pool: WindowPool,
         settings: FinetuneSettings,
         target: Target,
-        split: Split,
+        rows: TrainingRows,
         *,
         seed: int,
         device: torch.device,
     ) -> None:
-        self._store, self._settings, self._target, self._split = store, settings, target, split
+        self._pool, self._settings, self._target, self._rows = pool, settings, target, rows
         self._seed, self._device = seed, device
-        torch.manual_seed(seed)
-        self.classifier = new_classifier(backbone, target, settings).to(device)
-        self.optimiser = _new_optimiser(self.classifier, settings)
-        self.best: dict[str, Tensor] = copy.deepcopy(self.classifier.state_dict())
-        self.best_epoch, self.best_kappa, self.next_epoch = 0, -2.0, 0
+        self.network = network.to(device)
+        groups = parameter_groups(network, settings)
+        self._shares = [group["share"] for group in groups]
+        self.optimiser = torch.optim.Adam(
+            [{"params": group["params"]} for group in groups],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self._weights = self._class_weights()
+        self.best: dict[str, Tensor] = copy.deepcopy(network.state_dict())
+        self.best_epoch, self.best_score, self.next_epoch = 0, -2.0, 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or patience is at its end."""
+        patience = self._settings.patience
+        waited = self.next_epoch - self.best_epoch
+        return self.next_epoch >= self._settings.epochs or (patience is not None and 0 < patience <= waited)
 
     def epochs(self) -> Iterator[EpochReport]:
-        """Runs from ``next_epoch`` to the last.
+        """Runs from ``next_epoch`` until it is finished.
 
         Raises:
             DataError: If the gradient is not finite.
         """
-        while self.next_epoch < self._settings.epochs:
-            loss = self.train_epoch(self._split.train)
-            rows = self._split.validation
-            predicted = predict(self.classifier, self._store, self._settings.corpus, rows, self._settings.batch)
-            scores = score(self._target.codes[rows], predicted, self._target.classes)
+        while not self.finished:
+            loss = self.train_epoch(self._rows.train)
+            report = EpochReport(loss, self._validate())
             self.next_epoch += 1
             # Of equal epochs the later one, which has seen more: small validation sets tie at zero for a while.
-            if scores.kappa >= self.best_kappa:
-                self.best = copy.deepcopy(self.classifier.state_dict())
-                self.best_epoch, self.best_kappa = self.next_epoch, scores.kappa
-            yield EpochReport(loss, scores)
+            if report.criterion >= self.best_score:
+                self.best = copy.deepcopy(self.network.state_dict())
+                self.best_epoch, self.best_score = self.next_epoch, report.criterion
+            yield report
 
     def train_epoch(self, rows: Rows) -> float:
         """One pass over these windows in an order that depends on (seed, next_epoch) alone; returns the mean loss."""
@@ -98,22 +144,20 @@ class Finetuner:
         torch.manual_seed(int(generator.integers(2**63)))
         order = generator.permutation(rows)
         batches = [part for part in np.array_split(order, max(1, round(len(order) / settings.batch))) if part.size]
-        channels, sfreq_hz = self._store.channels(settings.corpus), self._store.sfreq_hz(settings.corpus)
         total_steps = settings.epochs * len(batches)
-        self.classifier.train()
+        self.network.train()
+        if isinstance(self.network, EmodClassifier) and not settings.backbone_rate:
+            self.network.backbone.eval()  # a linear probe reads one embedding of a window, not one with dropout
         losses = []
         for number, part in enumerate(batches):
             done = (epoch * len(batches) + number) / total_steps
-            for group, share in zip(self.optimiser.param_groups, (1.0, settings.backbone_rate), strict=True):
+            for group, share in zip(self.optimiser.param_groups, self._shares, strict=True):
                 last = settings.final_learning_rate * share
                 group["lr"] = last + (settings.learning_rate * share - last) * (1 + float(np.cos(np.pi * done))) / 2
-            windows = torch.from_numpy(self._store.windows(settings.corpus, part)).to(self._device)
-            codes = torch.from_numpy(self._target.codes[part]).to(self._device)
-            logits = self.classifier(windows, channels, sfreq_hz)
-            loss = F.cross_entropy(logits, codes, label_smoothing=settings.label_smoothing)
+            loss = self._loss(outputs_of(self.network, self._pool, part, self._device), part)
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(self.classifier.parameters(), settings.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
             if not torch.isfinite(norm):
                 raise DataError(
                     f"epoch {epoch + 1}: the gradient is not finite; lower finetune.learning_rate, or check the store "
@@ -123,44 +167,45 @@ class Finetuner:
             losses.append(loss.item())
         return float(np.mean(losses))
 
-    def best_classifier(self) -> EmodClassifier:
-        """A copy of the classifier as the best epoch left it, in evaluation mode, on the CPU."""
-        kept = copy.deepcopy(self.classifier)
+    def best_network(self) -> nn.Module:
+        """A copy of the network as the best epoch left it, in evaluation mode, on the CPU."""
+        kept = copy.deepcopy(self.network)
         kept.load_state_dict(self.best)
         return kept.eval().cpu()
 
+    def _loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        if self._target.points is not None:
+            return F.mse_loss(outputs, torch.from_numpy(self._target.points[rows]).to(outputs))
+        codes = torch.from_numpy(self._target.codes[rows]).to(self._device)
+        return F.cross_entropy(outputs, codes, weight=self._weights, label_smoothing=self._settings.label_smoothing)
 
-def new_classifier(backbone: Emod, target: Target, settings: FinetuneSettings) -> EmodClassifier:
-    """A classifier on a copy of the backbone, with fine-tuning's own dropout."""
-    config = backbone.config.model_copy(update={"dropout": settings.dropout})
-    fresh = Emod(config)
-    fresh.load_state_dict(backbone.state_dict())
-    return EmodClassifier(fresh, len(target.classes))
+    def _class_weights(self) -> Tensor | None:
+        if self._settings.class_weights == "none" or self._target.points is not None:
+            return None
+        codes = self._target.codes[self._rows.train]
+        weights = np.ones(len(self._target.classes))
+        present = np.unique(codes)  # a class that does not train has no weight to find
+        weights[present] = compute_class_weight("balanced", classes=present, y=codes)
+        return torch.from_numpy(weights).to(self._device, torch.float32)
+
+    def _validate(self) -> Scores | PlaneScores:
+        rows = self._rows.validation
+        predicted = predict(self.network, self._pool, self._target, rows, self._settings.batch)
+        if self._target.points is not None:
+            return score_plane(self._target.points[rows], predicted)
+        return score(self._target.codes[rows], predicted.argmax(axis=1), self._target.classes)
 
 
-def predict(classifier: EmodClassifier, store: ShardStore, corpus: str, rows: Rows, batch: int) -> Rows:
-    """(n,) class codes of the windows given, in their order. Leaves the classifier in evaluation mode."""
-    classifier.eval()
-    device = next(classifier.parameters()).device
-    codes = []
+def predict(network: nn.Module, pool: WindowPool, target: Target, rows: Rows, batch: int) -> npt.NDArray[np.float32]:
+    """Probabilities (n, K) of the classes, or points (n, 2), of the windows given, in their order.
+
+    Leaves the network in evaluation mode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    found = []
     for first in range(0, len(rows), batch):
-        windows = torch.from_numpy(store.windows(corpus, rows[first : first + batch])).to(device)
         with torch.inference_mode():
-            logits = classifier(windows, store.channels(corpus), store.sfreq_hz(corpus))
-        codes.append(logits.argmax(dim=1).cpu().numpy())
-    return np.concatenate(codes)
-
-
-def _new_optimiser(classifier: EmodClassifier, settings: FinetuneSettings) -> torch.optim.Adam:
-    """The head at the full rate, the backbone at its share of it. The projection head takes no part."""
-    idle = {id(parameter) for parameter in classifier.backbone.projection.parameters()}
-    backbone = [parameter for parameter in classifier.backbone.parameters() if id(parameter) not in idle]
-    for parameter in classifier.backbone.parameters():
-        parameter.requires_grad_(settings.backbone_rate > 0 and id(parameter) not in idle)
-    return torch.optim.Adam(
-        [
-            {"params": classifier.head.parameters(), "lr": settings.learning_rate},
-            {"params": backbone, "lr": settings.learning_rate * settings.backbone_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
+            outputs = outputs_of(network, pool, rows[first : first + batch], device)
+            found.append((outputs if target.points is not None else outputs.softmax(dim=1)).cpu().numpy())
+    return np.concatenate(found)

@@ -29,7 +29,7 @@ from emod.affect import N_REGIONS
 from emod.catalog import Experiment, load_corpus
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
-from emod.evaluation import split_subjects
+from emod.evaluation import divide
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog, TrainedCorpus
@@ -84,7 +84,7 @@ def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fr
     held_out = watched_subjects(experiment, store)
     if experiment.finetune is not None:
         name = experiment.finetune.corpus
-        split = split_subjects(store.metadata(name), experiment.finetune.split)
+        _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
         held_out[name] |= frozenset(key.partition("/")[2] for key in split.subjects["test"])
     return held_out
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.exceptions import RayTaskError
@@ -21,10 +20,11 @@ from emod import storage
 from emod.catalog import Experiment, FinetuneSettings, StudySettings, with_overrides
 from emod.catalog.study import AS_IT_IS
 from emod.errors import DataError, RequestError
-from emod.evaluation import make_target, score, split_subjects
-from emod.shards import Manifest, ShardStore
-from emod.training.finetuner import Finetuner, predict
+from emod.evaluation import divide, score
+from emod.shards import Manifest, ShardStore, WindowPool
+from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.launch import KEEP_MEMORY, claim_run
+from emod.training.networks import new_network
 from emod.training.pretrainer import Pretrainer, select_windows
 
 __all__ = [
@@ -257,14 +257,18 @@ def train_cell(cell: Cell, experiment: Experiment, store: ShardStore, began: flo
         device=device,
     )
     losses = tuple(step.loss for step in pretrainer.steps())
-    metadata = store.metadata(corpus)
-    target = make_target(metadata, settings.targets[0], threshold=settings.threshold, ties=settings.ties)
-    split = split_subjects(metadata, settings.split, rows=target.rows)
-    finetuner = Finetuner(pretrainer.model, store, settings, target, split, seed=experiment.seed, device=device)
-    kappas = tuple(epoch.validation.kappa for epoch in finetuner.epochs())
-    predicted = predict(finetuner.best_classifier(), store, corpus, split.test, settings.batch)
-    subjects = np.asarray(metadata["subject"].to_pylist())[split.test]
-    scores = score(target.codes[split.test], predicted, target.classes, subjects=subjects)
+    pool = WindowPool(store, settings.corpora)
+    target, whole = divide(pool.metadata, settings, settings.targets[0])
+    split = whole.keep(target.rows)
+    torch.manual_seed(experiment.seed)
+    network = new_network(settings, pretrainer.model, target, pool)
+    rows = TrainingRows.of(split)
+    finetuner = Finetuner(network, pool, settings, target, rows, seed=experiment.seed, device=device)
+    kappas = tuple(epoch.criterion for epoch in finetuner.epochs())
+    predicted = predict(finetuner.best_network(), pool, target, split.test, settings.batch)
+    scores = score(
+        target.codes[split.test], predicted.argmax(axis=1), target.classes, subjects=split.owners[split.test]
+    )
     return CellResult(
         cell.effect,
         cell.arm,

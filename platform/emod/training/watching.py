@@ -42,7 +42,7 @@ from torch import Tensor
 from emod.affect import N_REGIONS
 from emod.catalog import Experiment
 from emod.errors import DataError
-from emod.evaluation import split_subjects
+from emod.evaluation import divide
 from emod.evaluation.representation import alignment, emotion_classes, knn_scores, uniformity, va_rank_correlation
 from emod.model import Emod
 from emod.objective import gather_rows, va_weights
@@ -72,7 +72,7 @@ def watched_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fro
     share = experiment.pretrain.watch_subjects
     for name in experiment.corpora:
         if experiment.finetune is not None and name == experiment.finetune.corpus:
-            split = split_subjects(store.metadata(name), experiment.finetune.split)
+            _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
             watched[name] = frozenset(key.partition("/")[2] for key in split.subjects["validation"])
             continue
         subjects = sorted(set(store.metadata(name)["subject"].to_pylist()))
