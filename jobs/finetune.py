@@ -1,8 +1,9 @@
-"""A pretrained backbone -> a classifier, scored once on held-out subjects and registered in MLflow.
+"""A pretrained backbone -> a classifier, scored once on test windows and registered in MLflow.
 
     python jobs/finetune.py --experiment finetune --set addresses.store=s3://lab/shards --set addresses.runs=s3://lab/runs
 
-The backbone is the finished run that pretrain.run_name names.
+The backbone is the finished run that pretrain.run_name names, or what finetune.backbone names: a folder with weights,
+models:/NAME@ALIAS, or none.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def main() -> None:
         return
 
     from emod.storage import redact
-    from emod.training import load_pretrained
+    from emod.training import load_backbone
     from emod.workflow import finetune_and_register, on_ray, summarise, uri_of
 
-    pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
+    pretrained = load_backbone(experiment)
     with on_ray(quiet=True):
         outcomes = finetune_and_register(experiment, store, pretrained)
     for line in summarise(outcomes):

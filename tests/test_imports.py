@@ -18,6 +18,7 @@ ORDER = (
     "affect",
     "catalog",
     "cli",
+    "page",
     "signal",
     "model",
     "objective",
@@ -30,6 +31,8 @@ ORDER = (
     "ingest",
     "training",
     "workflow",
+    "evaluating",
+    "evaluation_report",
     "report",
     "study_report",
 )

@@ -67,8 +67,8 @@ def draw_pictures(
             drawn[-1],
             simulated=simulated,
             title=f"{corpus}: {_who_tests(outcomes)}",
-            notes=f"Split: {split.rule}; seed {split.seed}. Backbone pretrained on {', '.join(experiment.corpora)}, "
-            "without the subjects held out here.",
+            notes=f"Split: {split.rule}; seed {split.seed}. Backbone pretrained on "
+            f"{', '.join(experiment.pretrained_on)}, without the subjects held out here.",
         )
     return drawn
 
@@ -153,7 +153,7 @@ def _draw_loss(experiment: Experiment, run_id: str, path: Path, *, simulated: bo
         [point.value for point in rate],
         path,
         simulated=simulated,
-        batch=9 * experiment.pretrain.rounds * len(experiment.corpora),
+        batch=9 * experiment.pretrain.rounds * len(experiment.pretrained_on),
     )
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import ray
 from mlflow import MlflowClient
 
@@ -28,6 +31,7 @@ from emod.shards import ShardStore, WindowPool
 from emod.simulation import BrainSimulator
 from emod.tracking import (
     MetricLog,
+    TrainedCorpus,
     TrainedOn,
     check_reachable,
     ensure_run,
@@ -63,12 +67,15 @@ from emod.training.study import (
 
 __all__ = [
     "FinetuneOutcome",
+    "check_request",
     "finetune_and_register",
     "ingest_corpora",
+    "log_store",
     "on_ray",
     "plan_finetune",
     "pretrain_backbone",
     "run_study",
+    "running",
     "simulate_corpora",
     "summarise",
     "uri_of",
@@ -173,17 +180,17 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
     Raises:
         RequestError: If the store was cleaned with other settings than the experiment's, or as `pretrain`.
     """
-    uri = _check_request(experiment, store)
+    uri = check_request(experiment, store)
     claim = claim_pretraining(experiment, store)
     simulated = store.is_simulated(experiment.corpora)
     run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"}, claim=claim)
     client = MlflowClient(uri)
     log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
-    _log_store(client, run_id, experiment, store, simulated=simulated)
+    log_store(client, run_id, experiment, store, simulated=simulated)
     steps = count_steps(experiment, store)
     draws = draws_per_region(experiment, store, steps=min(steps, _STEPS_COUNTED))
     client.log_dict(run_id, {"steps_counted": min(steps, _STEPS_COUNTED), "draws": draws}, "draws_per_region.json")
-    with _running(client, run_id), progress("pretrain", steps) as advance:
+    with running(client, run_id), progress("pretrain", steps) as advance:
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
 
 
@@ -195,7 +202,7 @@ def finetune_and_register(
     The first target's model gets the alias ``candidate``, any other ``candidate-<target>``.
     """
     settings = _finetune_settings(experiment)
-    uri = _check_request(experiment, store)
+    uri = check_request(experiment, store)
     client = MlflowClient(uri)
     claims = {target: claim_finetuning(experiment, store, pretrained, target) for target in settings.targets}
     simulated = pretrained.simulated or store.is_simulated([settings.corpus])
@@ -205,11 +212,11 @@ def finetune_and_register(
         tags = {"emod.stage": "finetune", "emod.target": target}
         run_id = ensure_run(uri, experiment.name, run_name, tags, claim=claims[target])
         log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
-        _log_store(client, run_id, experiment, store, simulated=simulated)
+        log_store(client, run_id, experiment, store, simulated=simulated)
         # The backbone may come from another store, or from windows that are in no version any more.
         client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
         client.set_tag(run_id, "emod.backbone_corpora", ",".join(sorted(pretrained.seen)))
-        with _running(client, run_id):
+        with running(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
             evaluation = score_test_windows(finetuned)
@@ -236,13 +243,23 @@ def finetune_and_register(
                 trained_on=TrainedOn(
                     manifest=store.manifest.hash_of(tuple(rows_of)),
                     simulated=simulated,
-                    corpora=pretrained.corpora | {name: trained_corpus(store, name) for name in settings.corpora},
+                    corpora=_trained_corpora(store, pretrained, rows_of),
                 ),
                 name=name,
                 alias=alias,
             )
         outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias, simulated))
     return outcomes
+
+
+def _trained_corpora(
+    store: ShardStore, pretrained: Pretrained, rows_of: Mapping[str, npt.NDArray[np.int64]]
+) -> dict[str, TrainedCorpus]:
+    corpora = dict(pretrained.corpora)
+    for name, rows in rows_of.items():
+        people = set(store.metadata(name)["subject"].take(pa.array(rows)).to_pylist())
+        corpora[name] = trained_corpus(store, name, people | set(pretrained.seen.get(name, ())))
+    return corpora
 
 
 def plan_finetune(experiment: Experiment, store: ShardStore) -> list[str]:
@@ -305,7 +322,7 @@ def run_study(experiment: Experiment) -> list[CellResult]:
     parent = ensure_run(uri, experiment.name, study.run_name, {"emod.stage": "study"}, claim=claim)
     log_experiment(client, parent, experiment, world_size=1)
     cells = list_cells(study, experiment.seed)
-    with _running(client, parent), progress("study", len(cells)) as advance:
+    with running(client, parent), progress("study", len(cells)) as advance:
 
         def report(result: CellResult) -> None:
             cell = result.cell
@@ -324,9 +341,9 @@ def run_study(experiment: Experiment) -> list[CellResult]:
 
 
 def _log_cell(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, result: CellResult) -> None:
-    with _running(client, run_id), MetricLog(client, run_id) as log:
+    with running(client, run_id), MetricLog(client, run_id) as log:
         log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
-        _log_store(client, run_id, experiment, store, simulated=result.simulated)
+        log_store(client, run_id, experiment, store, simulated=result.simulated)
         for step, loss in enumerate(result.losses, start=1):
             log.log(step, {"loss": loss})
         for epoch, kappa in enumerate(result.validation_kappas, start=1):
@@ -336,7 +353,7 @@ def _log_cell(client: MlflowClient, run_id: str, experiment: Experiment, store: 
 
 
 @contextmanager
-def _running(client: MlflowClient, run_id: str) -> Iterator[None]:
+def running(client: MlflowClient, run_id: str) -> Iterator[None]:
     """Marks the run as running, then as finished, or as failed if the block raises."""
     client.update_run(run_id, status="RUNNING")
     try:
@@ -353,8 +370,12 @@ def _finetune_settings(experiment: Experiment) -> FinetuneSettings:
     return experiment.finetune
 
 
-def _check_request(experiment: Experiment, store: ShardStore) -> str:
-    """MLflow's URI, once it is sure that it answers and that the store's windows are what the experiment says."""
+def check_request(experiment: Experiment, store: ShardStore) -> str:
+    """MLflow's URI, once it is sure that it answers and that the store's windows are what the experiment says.
+
+    Raises:
+        RequestError: If either is not so.
+    """
     made_with = store.manifest.settings
     asked_for = experiment.signal.model_dump(mode="json")
     if differing := [key for key in asked_for if made_with.get(key) != asked_for[key]]:
@@ -373,9 +394,8 @@ def _registered_before(client: MlflowClient, name: str, run_id: str) -> str | No
     return str(found[0].version) if found else None
 
 
-def _log_store(
-    client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool
-) -> None:
+def log_store(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool) -> None:
+    """Writes down which windows of which store a run is about."""
     corpora = [name for name in experiment.corpora if name in store.corpora]  # fine-tuning needs one of them only
     log_lineage(
         client,

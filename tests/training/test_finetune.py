@@ -151,17 +151,17 @@ def test_a_backbone_that_saw_a_later_subject_is_refused(
     held_out = make_splits(store.metadata("seed_iv"), experiment.finetune.split)[0].subjects[role]
     victim = held_out[0].partition("/")[2]
     leaky = Pretrained(Emod(tiny), {"deap": ("s1",), "seed_iv": (victim,)}, store.manifest.hash, True)
-    with pytest.raises(RequestError, match=rf"pretrained on seed_iv subjects {victim},.*validate or test"):
+    told = rf"fold all leaks: the backbone has learned from {role} subjects.* such as seed_iv/{victim}\)\. Choose"
+    with pytest.raises(RequestError, match=told):
         finetune(experiment, store, leaky, "emotion", tracking=("unused", "unused"), advance=ignore)
     assert not (tmp_path / "runs").exists()
 
 
 def test_subjects_of_another_corpus_may_share_a_name(store: ShardStore) -> None:
-    metadata = store.metadata("seed_iv")
-    settings = MODULE.FinetuneSettings(corpus="seed_iv").split
-    split = make_splits(metadata, settings)[0]
+    settings = MODULE.FinetuneSettings(corpus="seed_iv")
     elsewhere = Pretrained(Emod(EmodConfig()), {"deap": ("s1", "s2", "s3", "s4", "s5", "s6")}, "0", True)
-    MODULE._refuse_leak(elsewhere, split)
+    target, split, pool = MODULE._divide(settings, store, "emotion")
+    MODULE._refuse_leak(pool, target, split, elsewhere, settings)
 
 
 def test_a_name_is_refused_to_another_backbone(

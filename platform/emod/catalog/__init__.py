@@ -1,6 +1,7 @@
 """What a corpus and a run ARE: frozen strict models. The only room that reads YAML; it imports nothing heavy."""
 
 from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, Missing, RatingScale
+from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.experiment import (
     Addresses,
     Experiment,
@@ -35,6 +36,7 @@ __all__ = [
     "CorpusCatalog",
     "EmodConfig",
     "EmotionWord",
+    "EvaluateSettings",
     "Experiment",
     "FinetuneSettings",
     "IcaSettings",

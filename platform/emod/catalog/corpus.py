@@ -109,6 +109,9 @@ class CorpusCatalog(Strict):
     citation: str
     doi: str | None = None
     homepage: str
+    laboratory: str | None = Field(
+        default=None, description="who recorded it; corpora of one laboratory may share people, whom nobody lists"
+    )
     licence: str
     access: str = Field(description="how a laboratory obtains a copy")
     uncertain: tuple[str, ...] = Field(

@@ -10,6 +10,7 @@ from typing import Literal, overload
 
 from pydantic import Field, field_validator, model_validator
 
+from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import SignalSettings
 from emod.catalog.simulation import SimulationSettings
@@ -100,6 +101,9 @@ class PretrainSettings(Strict):
     """Contrastive pretraining; the defaults are the paper's (EMOD, section Experiments)."""
 
     run_name: str = Field(default="emod-pretrain", description="the same name resumes the same run")
+    corpora: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="what is learned from; null: all corpora of the experiment"
+    )
     objective: Literal["soft_va", "hard_va", "augment", "scratch"] = Field(
         default="soft_va",
         description="which pairs attract: by distance on the plane, of one region, two views of one window; "
@@ -200,7 +204,12 @@ class FinetuneSettings(Strict):
         "differential entropy of the bands with logistic regression",
     )
     split: SplitSettings = Field(default_factory=SplitSettings)
-    epochs: int = Field(default=100, ge=1, description="passes over the training subjects")
+    backbone: str | None = Field(
+        default=None,
+        description="where method emod starts: a folder with model.json and model.safetensors, models:/NAME@ALIAS, "
+        "models:/NAME/VERSION, or none for fresh weights; null: the finished run pretrain.run_name",
+    )
+    epochs: int = Field(default=100, ge=1, description="passes over the training windows")
     batch: int = Field(default=64, ge=2, description="windows")
     learning_rate: float = Field(default=1e-3, gt=0, description="of the head's first step; it falls along a cosine")
     backbone_rate: float = Field(
@@ -257,9 +266,17 @@ class Experiment(Strict):
     pretrain: PretrainSettings = Field(default_factory=PretrainSettings)
     finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
     study: StudySettings | None = Field(default=None, description="what jobs/study.py compares")
+    evaluate: EvaluateSettings | None = Field(default=None, description="what jobs/evaluate.py compares")
+
+    @property
+    def pretrained_on(self) -> tuple[str, ...]:
+        """The corpora that pretraining learns from."""
+        return self.pretrain.corpora or self.corpora
 
     @model_validator(mode="after")
     def _known_corpora(self) -> Experiment:
+        if unknown := sorted(set(self.pretrained_on) - set(self.corpora)):
+            raise ValueError(f"pretrain.corpora {unknown[0]!r} is not among corpora {list(self.corpora)}")
         if len(set(self.corpora)) != len(self.corpora):
             raise ValueError(f"corpora {list(self.corpora)} names a corpus twice")
         if self.finetune is not None and (absent := set(self.finetune.corpora) - set(self.corpora)):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from emod.catalog.strict import Strict
 
-__all__ = ["ProtocolName", "SplitSettings"]
+__all__ = ["Acceptable", "ProtocolName", "SplitSettings"]
 
 ProtocolName = Literal[
     "subjects",
@@ -25,6 +25,9 @@ ProtocolName = Literal[
     "file",
 ]
 
+# Windows in two roles are a mistake whoever says otherwise; these are what people publish with.
+Acceptable = Literal["clips", "ica", "pretraining", "pretraining-clips", "sessions", "subjects"]
+
 
 class SplitSettings(Strict):
     """A protocol and its numbers. Shares are of subjects or clips, whichever the protocol keeps apart."""
@@ -40,6 +43,10 @@ class SplitSettings(Strict):
     )
     file: str | None = Field(default=None, description="file: a split as jobs/evaluate.py writes it, any URL")
     fold: int = Field(default=1, ge=1, description="which fold jobs/finetune.py trains; jobs/evaluate.py trains all")
+    accept: tuple[Acceptable, ...] = Field(
+        default=(),
+        description="leaks that the audit finds and you accept: they head the report, and bar the model from champion",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> SplitSettings:

@@ -27,6 +27,7 @@ from emod.evaluation.metrics import (
 )
 from emod.evaluation.protocols import PROTOCOLS, make_splits
 from emod.evaluation.split import ROLES, Split, read_split, write_split
+from emod.evaluation.summary import MethodSummary, PairedDifference, TargetSummary, compare_subjects, summarise_target
 from emod.evaluation.targets import Target, make_target
 
 if TYPE_CHECKING:
@@ -50,15 +51,19 @@ __all__ = [
     "Evaluation",
     "Finding",
     "Interval",
+    "MethodSummary",
+    "PairedDifference",
     "PlaneEvaluation",
     "PlaneScores",
     "Scores",
     "Split",
     "Target",
+    "TargetSummary",
     "alpha_peak_hz",
     "alpha_prominence_db",
     "audit_split",
     "compare_arms",
+    "compare_subjects",
     "control_probabilities",
     "divide",
     "divide_into_folds",
@@ -81,6 +86,7 @@ __all__ = [
     "score_plane",
     "shuffle_labels",
     "subject_interval",
+    "summarise_target",
     "write_split",
 ]
 

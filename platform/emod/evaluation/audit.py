@@ -15,20 +15,20 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from emod.catalog.split import Acceptable
 from emod.evaluation.split import ROLES, Split
 
 __all__ = ["ACCEPTABLE", "Backbone", "Finding", "audit_split", "hash_windows", "leaks"]
 
 Severity = Literal["leak", "accepted", "limit"]
 
-# A user may accept what people publish; windows in two roles are a mistake whoever says otherwise.
-ACCEPTABLE = ("clips", "ica", "pretraining", "pretraining-clips", "sessions", "subjects")
+ACCEPTABLE: tuple[str, ...] = get_args(Acceptable)
 
 _SHOWN = 3
 
@@ -56,6 +56,11 @@ class Finding:
     message: str
     accepted_by: str | None = None
 
+    @property
+    def acceptable(self) -> bool:
+        """Whether a user may accept it."""
+        return self.code in ACCEPTABLE
+
     def record(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
@@ -66,11 +71,11 @@ class Backbone:
     """What a pretrained network has seen.
 
     Attributes:
-        subjects: corpus -> subjects it was trained on.
+        subjects: corpus -> subjects it was trained on; None where nobody knows.
         laboratory: corpus -> who recorded it, for that and the evaluated corpora; None where not known.
     """
 
-    subjects: Mapping[str, Sequence[str]]
+    subjects: Mapping[str, Sequence[str]] | None
     laboratory: Mapping[str, str | None]
 
 
@@ -153,7 +158,6 @@ _MESSAGES = {
     "samples": "windows in both roles overlap in time",
     "content": "windows with the same samples are in both roles under different names",
     "ica": "artefacts were removed by components that were fitted on both roles together",
-    "pretraining": "the backbone has learned from test subjects, labels and all",
 }
 _FITTED = "{what} was computed from test windows"
 
@@ -229,11 +233,15 @@ def _unmixed(
 
 
 def _pretraining(metadata: pa.Table, split: Split, backbone: Backbone) -> list[Finding]:
+    if backbone.subjects is None:
+        message = "nobody knows whom the backbone has learned from: its weights come without provenance"
+        return [_finding("pretraining", ("pretraining", "test"), split.subjects["test"], message)]
     found = []
     for role in ("validation", "test"):
         seen = {f"{corpus}/{subject}" for corpus, subjects in backbone.subjects.items() for subject in subjects}
         if shared := seen & set(split.subjects[role]):
-            found.append(_finding("pretraining", ("pretraining", role), shared))
+            message = f"the backbone has learned from {role} subjects, labels and all"
+            found.append(_finding("pretraining", ("pretraining", role), shared, message))
     tested = {key.partition("/")[0] for key in split.subjects["test"]}
     for corpus in sorted(tested & set(backbone.subjects)):
         clips = metadata["stimulus"].to_pylist()

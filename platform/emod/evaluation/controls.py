@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.dummy import DummyClassifier
 from sklearn.preprocessing import OneHotEncoder
 
-__all__ = ["CONTROLS", "Control", "control_probabilities", "shuffle_labels"]
+__all__ = ["CONTROLS", "Control", "control_points", "control_probabilities", "shuffle_labels"]
 
 Control = Literal["majority class", "clip's labels", "participant's labels"]
 CONTROLS: tuple[Control, ...] = ("majority class", "clip's labels", "participant's labels")
@@ -58,6 +58,32 @@ def control_probabilities(
     seen = encoder.transform(asked[:, None])
     unknown = 1 - np.asarray(seen.sum(axis=1))
     return np.asarray(seen @ of_name) + unknown.reshape(-1, 1) * prior
+
+
+def control_points(
+    control: Control,
+    train: npt.NDArray[np.float64],
+    *,
+    clips: tuple[Names, Names],
+    subjects: tuple[Names, Names],
+) -> npt.NDArray[np.float64]:
+    """(m, 2) points for the test windows from training points alone: their mean, or that of the clip or participant.
+
+    As for classes, one window at the overall mean is added to each clip and participant. Arguments as
+    `control_probabilities`; ``train`` is (n, 2).
+    """
+    middle = train.mean(axis=0)
+    if control == "majority class":
+        return np.tile(middle, (len(clips[1]), 1))
+    known, asked = clips if control == "clip's labels" else subjects
+    encoder = OneHotEncoder(handle_unknown="ignore").fit(known[:, None])
+    members = encoder.transform(known[:, None])
+    counts = np.asarray(members.sum(axis=0)).reshape(-1, 1)
+    of_name = (np.asarray(members.T @ train) + middle) / (counts + 1)
+    seen = encoder.transform(asked[:, None])
+    unknown = 1 - np.asarray(seen.sum(axis=1)).reshape(-1, 1)
+    points: npt.NDArray[np.float64] = np.asarray(seen @ of_name) + unknown * middle
+    return points
 
 
 def shuffle_labels(codes: Codes, trials: Names, rows: npt.ArrayLike, *, seed: int) -> Codes:

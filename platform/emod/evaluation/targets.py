@@ -36,6 +36,7 @@ class Target:
         priors: class -> its share of the windows that have a class.
         points: (n, 2) valence and arousal in [-4, 4], on the plane alone.
         thresholds: axis -> where low ends, in plane units, where a target cuts an axis.
+        fitted: Rows that a threshold was computed from.
     """
 
     name: TargetName
@@ -45,6 +46,7 @@ class Target:
     priors: dict[str, float]
     points: npt.NDArray[np.float64] | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
+    fitted: Codes = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def rows(self) -> Codes:
@@ -108,7 +110,8 @@ def make_target(
             "choose another target, threshold or ties rule"
         )
     priors = {name: float(count / counts.sum()) for name, count in zip(classes, counts, strict=True)}
-    return Target(target, classes, codes, rule, priors, thresholds=thresholds)
+    fitted = np.asarray(train if threshold == "median" and thresholds else [], dtype=np.int64)
+    return Target(target, classes, codes, rule, priors, thresholds=thresholds, fitted=fitted)
 
 
 def _emotion_codes(metadata: pa.Table) -> tuple[Codes, tuple[str, ...], str]:

@@ -26,6 +26,18 @@ from emod.catalog import CorpusCatalog, SignalSettings, load_corpus
 from emod.errors import RequestError
 from emod.evaluation import quality_pictures as pictures
 from emod.ingest.findings import read_findings
+from emod.page import (
+    add_banner,
+    add_element,
+    add_facts,
+    add_figure,
+    add_section,
+    add_table,
+    link,
+    new_page,
+    number_of,
+    render_page,
+)
 from emod.shards import CorpusEntry, Manifest, ShardStore
 
 __all__ = ["MEANING_OF_CODE", "render_report", "report_path", "report_url", "write_report"]
@@ -165,7 +177,7 @@ class _Corpus:
         for code, count in (windows.get("rejected") or {}).items():
             reasons.append(f"{count:,} windows rejected ({code})")
         for code, count in self.kept_beyond.get((finding["subject"], finding["session"]), {}).items():
-            reasons.append(f"{_count(count, 'window')} beyond the limit kept ({code})")
+            reasons.append(f"{number_of(count, 'window')} beyond the limit kept ({code})")
         line = finding.get("line_noise_db")
         if line and line["before"] > self.settings.quality.line_noise_db:
             reasons.append(f"mains {line['before']:+.0f} dB before cleaning")
@@ -227,57 +239,47 @@ def render_report(store: ShardStore, *, experiment: str | None = None, when: dat
         corpora.append(_Corpus(name, entry, catalog, store.metadata(name), findings, settings))
     simulated = [corpus.name for corpus in corpora if corpus.entry.simulated]
 
-    html = ET.Element("html", {"lang": "en"})
-    head = _add(html, "head")
-    _add(head, "meta", charset="utf-8")
-    _add(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
-    _add(head, "title", f"{'SIMULATED: ' if simulated else ''}Ingest report, version {manifest.version}")
-    _add(head, "style", _STYLE)
-    body = _add(html, "body")
-    header = _add(body, "header")
-    _add(header, "p", "EMOD platform", cls="kicker")
-    _add(header, "h1", "Ingest report")
-    _add(
-        header,
-        "p",
-        f"{_count(sum(corpus.entry.n_windows for corpus in corpora), 'window')} from "
-        f"{_count(len(corpora), 'corpus', 'corpora')}.",
-        cls="lead",
+    html, header, main = new_page(
+        f"Ingest report, version {manifest.version}",
+        "Ingest report",
+        f"{number_of(sum(corpus.entry.n_windows for corpus in corpora), 'window')} from "
+        f"{number_of(len(corpora), 'corpus', 'corpora')}.",
+        simulated=bool(simulated),
     )
-    facts = _add(header, "dl", cls="facts")
-    for word, meaning in (
-        ("written", when and f"{when:%Y-%m-%d %H:%M %Z}".strip()),
-        ("experiment", experiment),
-        ("store", f"{storage.redact(store.url)}, version {manifest.version}"),
-        ("emod", manifest.emod_version),
-        *((f"data of {corpus.name}", _folder(corpus.metadata)) for corpus in corpora),
-    ):
-        if meaning:
-            _add(facts, "dt", word)
-            _add(facts, "dd", meaning)
+    add_facts(
+        header,
+        (
+            ("written", f"{when:%Y-%m-%d %H:%M %Z}".strip() if when else None),
+            ("experiment", experiment),
+            ("store", f"{storage.redact(store.url)}, version {manifest.version}"),
+            ("emod", manifest.emod_version),
+            *((f"data of {corpus.name}", _folder(corpus.metadata)) for corpus in corpora),
+        ),
+    )
     if simulated:
-        banner = _add(header, "div", cls="simulated", role="note")
-        _add(banner, "strong", "SIMULATED RECORDINGS")
         which = "All corpora here are" if len(simulated) == len(corpora) else f"{', '.join(simulated)}:"
-        _add(banner, "span", f"{which} simulated. Nothing on this page about them says anything about people.")
-    main = _add(body, "main")
+        add_banner(
+            header,
+            "SIMULATED RECORDINGS",
+            f"{which} simulated. Nothing on this page about them says anything about people.",
+        )
     _add_overview(main, corpora)
     _add_settings(main, settings)
     for corpus in corpora:
         _add_corpus(main, corpus)
     _add_glossary(main, settings)
-    return "<!DOCTYPE html>\n" + ET.tostring(html, encoding="unicode", method="html") + "\n"
+    return render_page(html)
 
 
 def _add_overview(parent: ET.Element, corpora: Sequence[_Corpus]) -> None:
-    section = _section(parent, "Overview", "overview")
+    section = add_section(parent, "Overview", "overview")
     rows = []
     for corpus in corpora:
         lights = Counter(corpus.light(finding)[0] for finding in corpus.findings.values())
         keys = _keys(corpus.metadata)
         rows.append(
             (
-                _link(f"#{corpus.name}", corpus.name),
+                link(f"#{corpus.name}", corpus.name),
                 "SIMULATED" if corpus.entry.simulated else "real",
                 f"{corpus.entry.n_subjects:,}",
                 f"{len({key[:2] for key in keys}):,}",
@@ -291,12 +293,12 @@ def _add_overview(parent: ET.Element, corpora: Sequence[_Corpus]) -> None:
             )
         )
     names = "corpus,origin,subjects,sessions,trials,windows,duration,✔ good,◐ look,✖ not used,problems"
-    _table(_add(section, "div", cls="wide"), names.split(","), rows, text=2)
-    _add(section, "p", "✔ ◐ ✖ count recordings: one session of one subject each.", cls="note")
+    add_table(add_element(section, "div", cls="wide"), names.split(","), rows, text=2)
+    add_element(section, "p", "✔ ◐ ✖ count recordings: one session of one subject each.", cls="note")
 
 
 def _add_settings(parent: ET.Element, settings: SignalSettings) -> None:
-    section = _section(parent, "What was done", "settings")
+    section = add_section(parent, "What was done", "settings")
     quality, ica = settings.quality, settings.ica
     low, high = settings.band_hz
     kinds = " and ".join(kind for kind, sought in (("eye", ica.ocular), ("muscle", ica.muscle)) if sought)
@@ -324,11 +326,11 @@ def _add_settings(parent: ET.Element, settings: SignalSettings) -> None:
         f"A recording whose mains stands {quality.line_noise_db:g} dB above its neighbourhood is "
         + ("rejected." if quality.line_noise == "reject" else "marked for a look."),
     ]
-    listing = _add(section, "ol")
+    listing = add_element(section, "ol")
     for line in lines:
-        _add(listing, "li", line)
-    note = _add(section, "p", "Each is a setting of the experiment, changed for one run by ", cls="note")
-    code = _add(note, "code", "python jobs/ingest.py --experiment NAME --set signal.quality.saturated=keep")
+        add_element(listing, "li", line)
+    note = add_element(section, "p", "Each is a setting of the experiment, changed for one run by ", cls="note")
+    code = add_element(note, "code", "python jobs/ingest.py --experiment NAME --set signal.quality.saturated=keep")
     code.tail = " and the like; --dry-run prints them all. What they change is computed again."
 
 
@@ -344,12 +346,12 @@ def _rejections(settings: SignalSettings) -> str:
 
 def _add_corpus(parent: ET.Element, corpus: _Corpus) -> None:
     entry, catalog = corpus.entry, corpus.catalog
-    section = _section(parent, corpus.name, corpus.name, cls="corpus")
+    section = add_section(parent, corpus.name, corpus.name, cls="corpus")
     heading = section.find("h2")
     assert heading is not None
     if entry.simulated:
-        _add(heading, "span", "SIMULATED", cls="tag")
-    facts = f"{_count(len(entry.channels), 'electrode')}, {entry.sfreq_hz:g} Hz, windows of {entry.window_s:g} s."
+        add_element(heading, "span", "SIMULATED", cls="tag")
+    facts = f"{number_of(len(entry.channels), 'electrode')}, {entry.sfreq_hz:g} Hz, windows of {entry.window_s:g} s."
     if catalog is not None:
         owner = ", ".join(
             {"ocular": "eye artefacts", "muscle": "muscle artefacts"}.get(s, s) for s in catalog.stages_done
@@ -357,17 +359,17 @@ def _add_corpus(parent: ET.Element, corpus: _Corpus) -> None:
         facts = f"{catalog.title}. {facts} " + (
             f"Its owner had applied: {owner.replace('_', ' ')}." if owner else "Published as recorded."
         )
-    _add(section, "p", facts, cls="lead")
+    add_element(section, "p", facts, cls="lead")
     if words := _passed(corpus):
-        _add(section, "p", words)
-    grid = _add(section, "div", cls="pair")
+        add_element(section, "p", words)
+    grid = add_element(section, "div", cls="pair")
     _add_counts(grid, corpus)
     _add_coverage(grid, corpus)
     if corpus.findings:
         _add_pictures(section, corpus)
         _add_recordings(section, corpus)
     else:
-        _add(section, "p", "No measurements of single recordings were stored with this version.", cls="note")
+        add_element(section, "p", "No measurements of single recordings were stored with this version.", cls="note")
     _add_problems(section, entry.problems)
 
 
@@ -386,7 +388,7 @@ def _passed(corpus: _Corpus) -> str:
     open_above = not stages.get("band_pass") or bool(stages.get("high_pass"))
     got = {words: count for words, count in applied.items() if count}
     if len(got) > 1:
-        words = "Filter: " + "; ".join(f"{words} ({_count(count, 'recording')})" for words, count in got.items())
+        words = "Filter: " + "; ".join(f"{words} ({number_of(count, 'recording')})" for words, count in got.items())
     else:
         words = f"Filter: {next(iter(got), 'none')}"
     ends = f" What is stored ends at {nyquist_hz:g} Hz." if open_above or nyquist_hz < high else ""
@@ -402,8 +404,8 @@ def _passed(corpus: _Corpus) -> str:
 
 
 def _add_counts(parent: ET.Element, corpus: _Corpus) -> None:
-    block = _add(parent, "div")
-    _add(block, "h3", "Counts")
+    block = add_element(parent, "div")
+    add_element(block, "h3", "Counts")
     entry, keys = corpus.entry, _keys(corpus.metadata)
     found = {
         "subjects": entry.n_subjects,
@@ -422,7 +424,7 @@ def _add_counts(parent: ET.Element, corpus: _Corpus) -> None:
         )
         for what, number in found.items()
     ]
-    _table(_add(block, "div", cls="wide"), ["", "in the store", "published", "share"], rows, text=1)
+    add_table(add_element(block, "div", cls="wide"), ["", "in the store", "published", "share"], rows, text=1)
     exact = corpus.catalog is None or corpus.catalog.trial_s_exact
     notes = [
         "Published: the owner's numbers, less what the owner says is missing. What is left of a trial after its last "
@@ -433,8 +435,8 @@ def _add_counts(parent: ET.Element, corpus: _Corpus) -> None:
     if entry.simulated:
         notes.append("A simulated copy holds as much as was asked for, often a part, with shortened trials.")
     if empty := sum(not finding["n_windows"] for finding in corpus.findings.values()):
-        notes.append(f"{_count(empty, 'recording')} of this copy gave no window.")
-    _add(block, "p", " ".join(notes), cls="note")
+        notes.append(f"{number_of(empty, 'recording')} of this copy gave no window.")
+    add_element(block, "p", " ".join(notes), cls="note")
 
 
 def _owners_counts(catalog: CorpusCatalog, window_s: float) -> dict[str, float]:
@@ -465,19 +467,19 @@ def _owners_counts(catalog: CorpusCatalog, window_s: float) -> dict[str, float]:
 
 
 def _add_coverage(parent: ET.Element, corpus: _Corpus) -> None:
-    block = _add(parent, "div")
-    _add(block, "h3", "Coverage of the valence-arousal plane")
+    block = add_element(parent, "div")
+    add_element(block, "h3", "Coverage of the valence-arousal plane")
     regions = np.bincount(np.asarray(corpus.metadata["va_region"].to_pylist(), dtype=np.int64), minlength=N_REGIONS)
     total = max(int(regions.sum()), 1)
-    plane = _add(block, "table", cls="plane")
-    _add(plane, "caption", "Windows in each of the 9 regions")
+    plane = add_element(block, "table", cls="plane")
+    add_element(plane, "caption", "Windows in each of the 9 regions")
     names = ("low", "middle", "high")
-    rows = _add(plane, "tbody")
+    rows = add_element(plane, "tbody")
     for arousal in (2, 1, 0):
-        row = _add(rows, "tr")
+        row = add_element(rows, "tr")
         if arousal == 2:
-            _add(_add(row, "th", rowspan="3", scope="rowgroup", cls="axis"), "span", "Arousal →")
-        _add(row, "th", names[arousal], scope="row")
+            add_element(add_element(row, "th", rowspan="3", scope="rowgroup", cls="axis"), "span", "Arousal →")
+        add_element(row, "th", names[arousal], scope="row")
         for valence in range(3):
             count = int(regions[valence + 3 * arousal])
             share = count / total
@@ -485,26 +487,26 @@ def _add_coverage(parent: ET.Element, corpus: _Corpus) -> None:
             mix = min(1.0, share * 9 / 3)
             red, green, blue = (round(255 + (channel - 255) * mix) for channel in (0, 114, 178))
             ink = "#fff" if mix > 0.6 else "#222"
-            cell = _add(row, "td", style=f"background:rgb({red},{green},{blue});color:{ink}")
-            _add(cell, "b", f"{count:,}")
-            _add(cell, "small", f"{share:.0%}")
-    foot = _add(rows, "tr")
-    _add(foot, "td", colspan="2", cls="corner")
+            cell = add_element(row, "td", style=f"background:rgb({red},{green},{blue});color:{ink}")
+            add_element(cell, "b", f"{count:,}")
+            add_element(cell, "small", f"{share:.0%}")
+    foot = add_element(rows, "tr")
+    add_element(foot, "td", colspan="2", cls="corner")
     for name in names:
-        _add(foot, "th", name, scope="col")
-    foot = _add(rows, "tr")
-    _add(foot, "td", colspan="2", cls="corner")
-    _add(foot, "th", "Valence →", colspan="3", cls="axis")
+        add_element(foot, "th", name, scope="col")
+    foot = add_element(rows, "tr")
+    add_element(foot, "td", colspan="2", cls="corner")
+    add_element(foot, "th", "Valence →", colspan="3", cls="axis")
     empty = int((regions == 0).sum())
     kinds = Counter(corpus.metadata["label_kind"].to_pylist())
     source = " and ".join({"rating": "ratings", "emotion": "emotion words"}.get(kind, kind) for kind in sorted(kinds))
     words = f"From {source}. " if source else ""
     words += (
-        f"{_count(empty, 'region')} without a window: none can be drawn from them."
+        f"{number_of(empty, 'region')} without a window: none can be drawn from them."
         if empty
         else "Every region has windows."
     )
-    _add(block, "p", words, cls="note")
+    add_element(block, "p", words, cls="note")
 
 
 def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
@@ -522,23 +524,23 @@ def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
     removed = [Counter(one["kind"] for one in finding["components"]["removed"]) for finding in fitted]
     columns = [np.asarray(corpus.metadata[name].to_pylist(), dtype=np.float64) for name in ("scale_uv", "peak_uv")]
 
-    _add(parent, "h3", "Signal")
-    grid = _add(parent, "div", cls="pictures")
-    _figure(
+    add_element(parent, "h3", "Signal")
+    grid = add_element(parent, "div", cls="pictures")
+    add_figure(
         grid,
         "Spectra before and after cleaning",
         pictures.draw_spectra(measured, mains_hz, settings.band_hz if settings.band_pass else None),
         "The median electrode of the median recording; the band holds 80% of the recordings. " + _range_words(measured),
         "No piece is two seconds long: no spectrum.",
     )
-    _figure(
+    add_figure(
         grid,
         "Flat and noisy electrodes",
         pictures.draw_electrodes(shares, entry.channels),
         _worst(shares),
         "No electrode was flat or noisy in any recording.",
     )
-    _figure(
+    add_figure(
         grid,
         "Amplitude of the windows",
         pictures.draw_amplitudes(columns[0], columns[1], settings.quality.peak_uv),
@@ -548,7 +550,7 @@ def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
         else "",
         "No window.",
     )
-    _figure(
+    add_figure(
         grid,
         "Line noise",
         pictures.draw_line_noise(
@@ -559,29 +561,29 @@ def _add_pictures(parent: ET.Element, corpus: _Corpus) -> None:
         f"Power at {mains_hz:g} Hz over that 2 to 5 Hz away (after cleaning: over 40-45 Hz); the median electrode.",
         f"The sampling rate does not reach {mains_hz:g} Hz.",
     )
-    _figure(
+    add_figure(
         grid,
         "Independent components removed",
         pictures.draw_components(removed),
-        f"Fitted in {_count(len(fitted), 'recording')}.",
-        f"Fitted in {_count(len(fitted), 'recording')}; nothing followed the eyes or looked like muscle."
+        f"Fitted in {number_of(len(fitted), 'recording')}.",
+        f"Fitted in {number_of(len(fitted), 'recording')}; nothing followed the eyes or looked like muscle."
         if fitted
         else "Not fitted in any recording.",
     )
     stages = "; ".join(f"{_STAGES.get(name, name)} {count:,}" for name, count in entry.cleaning["stages"].items())
     notes = "; ".join(f"{note} ({count:,})" for note, count in entry.cleaning["notes"].items())
     words = f"Recordings that went through each stage: {stages or 'none'}."
-    _add(parent, "p", f"{words} Notes: {notes}." if notes else words, cls="note")
+    add_element(parent, "p", f"{words} Notes: {notes}." if notes else words, cls="note")
 
 
 def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
     order: list[Light] = ["unused", "look", "good"]
     told = [(*corpus.light(finding), finding) for finding in corpus.findings.values()]
     told.sort(key=lambda item: (order.index(item[0]), item[2]["subject"], item[2]["session"]))
-    _add(parent, "h3", "Recordings")
+    add_element(parent, "h3", "Recordings")
     counts = Counter(light for light, _, _ in told)
     words = ", ".join(f"{_LIGHTS[light][0]}: {counts[light]:,} ({_LIGHTS[light][1]})" for light in reversed(order))
-    _add(parent, "p", f"{words}. What needs a look stands first.", cls="note")
+    add_element(parent, "p", f"{words}. What needs a look stands first.", cls="note")
     rows = []
     for light, reasons, finding in told:
         windows = finding.get("windows") or {"kept": finding["n_windows"], "rejected": {}}
@@ -602,8 +604,8 @@ def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
             )
         )
     headings = ["", "subject", "session", "windows", "rejected", "range µV", "mains dB", "components", "why a look"]
-    _table(_add(parent, "div", cls="scroll"), headings, rows, text=3, last_text=2)
-    _add(
+    add_table(add_element(parent, "div", cls="scroll"), headings, rows, text=3, last_text=2)
+    add_element(
         parent,
         "p",
         "Range: an electrode's median peak-to-peak range within two seconds, before → after cleaning. Mains: over the "
@@ -614,20 +616,20 @@ def _add_recordings(parent: ET.Element, corpus: _Corpus) -> None:
 
 
 def _add_problems(parent: ET.Element, problems: Sequence[Mapping[str, str | None]]) -> None:
-    _add(parent, "h3", "Problems")
+    add_element(parent, "h3", "Problems")
     if not problems:
-        _add(parent, "p", "None.")
+        add_element(parent, "p", "None.")
         return
     groups: dict[str, list[Mapping[str, str | None]]] = defaultdict(list)
     for problem in _join_labels(problems):
         groups[problem.get("code") or ""].append(problem)
     for code, found in sorted(groups.items(), key=lambda item: (item[0] == _KNOWN, -len(item[1]), item[0])):
         meaning, cure = MEANING_OF_CODE.get(code, _UNKNOWN_CODE)
-        block = _add(parent, "div", cls="problem")
-        heading = _add(block, "h4", f"{len(found):,} × ")
-        _add(heading, "code", code)
-        line = _add(block, "p", f"{meaning} ")
-        _add(line, "b", f"What to do: {cure}")
+        block = add_element(parent, "div", cls="problem")
+        heading = add_element(block, "h4", f"{len(found):,} × ")
+        add_element(heading, "code", code)
+        line = add_element(block, "p", f"{meaning} ")
+        add_element(line, "b", f"What to do: {cure}")
         rows = [
             (
                 problem.get("subject") or "",
@@ -637,14 +639,14 @@ def _add_problems(parent: ET.Element, problems: Sequence[Mapping[str, str | None
             )
             for problem in found[:_MOST_ITEMS]
         ]
-        _table(_add(block, "div", cls="scroll"), ["subject", "trial", "what", "object"], rows, text=4)
+        add_table(add_element(block, "div", cls="scroll"), ["subject", "trial", "what", "object"], rows, text=4)
         if len(found) > _MOST_ITEMS:
-            _add(block, "p", f"And {len(found) - _MOST_ITEMS:,} more, in the store's manifest.", cls="note")
+            add_element(block, "p", f"And {len(found) - _MOST_ITEMS:,} more, in the store's manifest.", cls="note")
 
 
 def _add_glossary(parent: ET.Element, settings: SignalSettings) -> None:
-    section = _section(parent, "How to read this", "words")
-    listing = _add(section, "dl")
+    section = add_section(parent, "How to read this", "words")
+    listing = add_element(section, "dl")
     for word, meaning in (
         (
             "recording",
@@ -673,8 +675,8 @@ def _add_glossary(parent: ET.Element, settings: SignalSettings) -> None:
         ("clipped", f"A value more than {settings.clip:g} times the window's robust scale; stored as that."),
         ("V-A region", "A third of the valence axis by a third of the arousal axis, of the plane from -4 to 4."),
     ):
-        _add(listing, "dt", word)
-        _add(listing, "dd", meaning)
+        add_element(listing, "dt", word)
+        add_element(listing, "dd", meaning)
 
 
 def _keys(metadata: pa.Table) -> list[tuple[str, str, str]]:
@@ -753,147 +755,7 @@ def _arrow(before: str | None, after: str | None) -> str:
     return f"{before} → {after or '–'}" if before else "–"
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _add(parent: ET.Element, tag: str, text: str = "", *, cls: str = "", **attributes: str) -> ET.Element:
-    """A child element. Its text is text: markup in it shows as such, and what cannot be printed is replaced."""
-    element = ET.SubElement(parent, tag, {**({"class": cls} if cls else {}), **attributes})
-    element.text = text if tag == "style" else _printable(text)
-    return element
-
-
-def _printable(text: str) -> str:
-    """Control characters, half characters and marks that turn the direction of writing become a replacement mark."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _section(parent: ET.Element, title: str, anchor: str, *, cls: str = "") -> ET.Element:
-    section = _add(parent, "section", cls=cls, id=anchor)
-    _add(section, "h2", title)
-    return section
-
-
-def _link(target: str, text: str) -> ET.Element:
-    link = ET.Element("a", {"href": target})
-    link.text = _printable(text)
-    return link
-
-
 def _light(light: Light) -> ET.Element:
     mark = ET.Element("span", {"class": f"light {light}"})
     mark.text = _LIGHTS[light][0]
     return mark
-
-
-def _table(
-    parent: ET.Element,
-    headings: Sequence[str],
-    rows: Iterable[Sequence[str | ET.Element]],
-    *,
-    text: int,
-    last_text: int = 0,
-) -> None:
-    """A table whose first ``text`` and last ``last_text`` columns are words; the others are numbers."""
-    table = _add(parent, "table")
-    numeric = [text <= column < len(headings) - last_text for column in range(len(headings))]
-    head = _add(_add(table, "thead"), "tr")
-    for heading, number in zip(headings, numeric, strict=True):
-        _add(head, "th", heading, cls="number" if number else "", scope="col")
-    body = _add(table, "tbody")
-    for row in rows:
-        line = _add(body, "tr")
-        for cell, number in zip(row, numeric, strict=True):
-            place = _add(line, "td", cell if isinstance(cell, str) else "", cls="number" if number else "")
-            if not isinstance(cell, str):
-                place.append(cell)
-
-
-def _figure(parent: ET.Element, title: str, picture: str | None, words: str, otherwise: str) -> None:
-    figure = _add(parent, "figure")
-    _add(figure, "h4", title)
-    if picture is None:
-        _add(figure, "p", otherwise, cls="nothing")
-        return
-    _add(figure, "img", src=picture, alt=f"{title}. {words}")
-    _add(figure, "figcaption", words)
-
-
-_STYLE = """
-:root { --ink: #222; --soft: #5f5f5f; --line: #d9d9d9; --accent: #0072b2; --loud: #b34700; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 74rem; color: var(--ink); background: #fff;
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; color-scheme: light; }
-h1 { font-size: 2rem; line-height: 1.15; margin: 0 0 .4rem; letter-spacing: -.01em; }
-h2 { font-size: 1.45rem; line-height: 1.2; margin: 0 0 .5rem; }
-h3 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
-h4 { font-size: .95rem; margin: 0 0 .35rem; }
-p { margin: 0 0 .7rem; max-width: 46rem; }
-a { color: var(--accent); }
-code { font: .95em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
-.kicker { margin: 0; font-size: .8rem; letter-spacing: .08em; text-transform: uppercase; color: var(--soft); }
-.lead { color: var(--soft); overflow-wrap: anywhere; }
-.facts { font-size: .9rem; gap: .1rem 1.2rem; margin: .6rem 0 0; overflow-wrap: anywhere; }
-.note, figcaption { font-size: .86rem; color: var(--soft); }
-section { margin-top: 2.2rem; }
-section.corpus { padding-top: 1.6rem; border-top: 3px solid var(--ink); }
-.simulated { margin: 1rem 0; padding: .8rem 1rem; background: var(--loud); color: #fff; border-radius: .3rem; }
-.simulated strong { display: block; font-size: 1.25rem; letter-spacing: .05em; }
-.tag { margin-left: .6rem; padding: .1rem .5rem; border-radius: .25rem; background: var(--loud); color: #fff;
-  font-size: .75rem; letter-spacing: .05em; vertical-align: middle; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .9rem .28rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { font-weight: 600; color: var(--soft); white-space: nowrap; border-bottom: 2px solid var(--line); }
-td { overflow-wrap: break-word; max-width: 30rem; }
-.number { text-align: right; white-space: nowrap; }
-.scroll { max-height: 27rem; overflow: auto; border: 1px solid var(--line); border-radius: .3rem; padding: 0 .7rem;
-  margin-bottom: .5rem; }
-.scroll table { width: 100%; }
-.scroll thead th { position: sticky; top: 0; background: #fff; }
-.scroll td { overflow-wrap: anywhere; min-width: 4.2rem; }
-.scroll td:last-child { min-width: 13rem; }
-.pair { display: grid; gap: 0 2.5rem; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
-.pictures { display: grid; gap: 1.5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
-figure { margin: 0; break-inside: avoid; }
-figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
-.nothing { color: var(--soft); padding: 1rem; border: 1px dashed var(--line); border-radius: .3rem; }
-.plane { margin-bottom: .5rem; }
-.plane caption { text-align: left; font-size: .86rem; color: var(--soft); padding-bottom: .3rem; }
-.plane th, .plane td { border: 0; padding: .2rem .5rem; }
-.plane tr td { width: 5.6rem; height: 3.6rem; text-align: center; vertical-align: middle; border: 1px solid #e6e6e6; }
-.plane td.corner { height: auto; border: 0; }
-.plane th { color: var(--soft); font-weight: 400; font-size: .86rem; text-align: center; vertical-align: middle; }
-.plane th.axis { color: var(--ink); font-weight: 600; }
-.plane th[rowspan] { width: 1.6rem; padding: 0; }
-.plane th[rowspan] span { writing-mode: vertical-rl; transform: rotate(180deg); }
-.plane b { display: block; line-height: 1.2; }
-.light { white-space: nowrap; font-weight: 600; padding: .05rem .45rem; border-radius: .25rem; }
-.light.good { color: #00583f; background: #dff3ec; }
-.light.look { color: #6b4a00; background: #fdeecb; }
-.light.unused { color: #fff; background: var(--loud); }
-.problem { margin: 0 0 1.2rem; padding-left: .9rem; border-left: 3px solid var(--line); }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1.2rem; max-width: 50rem; }
-dt { font-weight: 600; }
-dd { margin: 0; }
-ol { padding-left: 1.2rem; max-width: 50rem; }
-@media (max-width: 40rem) {
-  body { padding: 1rem .9rem 3rem; }
-  h1 { font-size: 1.6rem; }
-  dl { display: block; }
-  dd { margin-bottom: .5rem; }
-  .plane tr td { width: 4.4rem; }
-}
-@media print {
-  @page { margin: 15mm; }
-  body { padding: 0; max-width: none; font-size: 10pt; }
-  .scroll { max-height: none; overflow: visible; border: 0; padding: 0; }
-  .scroll table { width: 100%; }
-.scroll thead th { position: static; }
-  section.corpus { break-before: page; }
-  h2, h3, h4 { break-after: avoid; }
-  tr, .problem > p { break-inside: avoid; }
-  .simulated, .tag, .light, .plane td { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
-"""

@@ -45,6 +45,7 @@ class TrainedCorpus(Strict):
     channels: tuple[str, ...]
     sfreq_hz: float
     licence: str
+    subjects: tuple[str, ...] = ()  # empty: not known
 
 
 class TrainedOn(Strict):
@@ -125,7 +126,7 @@ class Servable:
 
     def __init__(self, model: Emod | EmodClassifier, plane: PlaneHead | None, card: ModelCard) -> None:
         self.card = card
-        self._backbone = model.backbone if isinstance(model, EmodClassifier) else model
+        self.backbone = model.backbone if isinstance(model, EmodClassifier) else model
         self._head = model.head if isinstance(model, EmodClassifier) else None
         self._plane = plane
         self._trained_electrodes = {
@@ -173,7 +174,7 @@ class Servable:
         cleaned_uv = signal_uv if cleaned else clean_windows(signal_uv, sfreq_hz, settings)
         windows, scale_uv = normalise_windows(cleaned_uv, settings.clip)
         flat = scale_uv < FLAT_SCALE_UV
-        embedding = self._backbone.embed(windows, channels, sfreq_hz)
+        embedding = self.backbone.embed(windows, channels, sfreq_hz)
         columns: dict[str, Tensor] = {}
         plane = self._plane(embedding) if self._plane is not None else embedding.new_full((len(windows), 2), math.nan)
         columns["valence"], columns["arousal"] = plane.unbind(dim=1)

@@ -1,5 +1,6 @@
 """Ray Train: pretraining, fine-tuning, checkpoints. Importing it loads torch, ray.train and mlflow."""
 
+from emod.training.backbone import load_backbone
 from emod.training.finetune import (
     Finetuned,
     claim_finetuning,
@@ -30,6 +31,7 @@ __all__ = [
     "finetune",
     "fit_plane_head",
     "held_out_subjects",
+    "load_backbone",
     "load_pretrained",
     "plan_pretraining",
     "pretrain",

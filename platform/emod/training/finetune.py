@@ -32,6 +32,8 @@ from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weigh
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.tracking import MetricLog
 from emod.tracking.runs import RESOURCE_FIELDS
+from emod.training.auditing import audit_fold, read_content, refuse_leaks
+from emod.training.backbone import load_backbone
 from emod.training.checkpoint import (
     CheckpointWriter,
     fetch_finished,
@@ -43,7 +45,7 @@ from emod.training.checkpoint import (
 from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.networks import new_classifier
-from emod.training.pretrain import Pretrained, load_pretrained
+from emod.training.pretrain import Pretrained
 
 __all__ = ["Finetuned", "claim_finetuning", "finetune", "fit_plane_head", "score_test_windows", "training_rows"]
 
@@ -80,8 +82,8 @@ def claim_finetuning(experiment: Experiment, store: ShardStore, pretrained: Pret
         RequestError: As `finetune`.
     """
     settings = _settings(experiment)
-    _, split, _ = _divide(settings, store, target_name)
-    _refuse_leak(pretrained, split)
+    target, split, pool = _divide(settings, store, target_name)
+    _refuse_leak(pool, target, split, pretrained, settings)
     claim = {
         "seed": experiment.seed,
         "finetune": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
@@ -219,16 +221,11 @@ def _divide(settings: FinetuneSettings, store: ShardStore, target_name: TargetNa
     return target, split.keep(target.rows), pool
 
 
-def _refuse_leak(pretrained: Pretrained, split: Split) -> None:
-    held_out = {key for role in ("validation", "test") for key in split.subjects[role]}
-    known = {f"{corpus}/{subject}" for corpus, subjects in pretrained.seen.items() for subject in subjects}
-    if seen := sorted(held_out & known):
-        corpus = seen[0].partition("/")[0]
-        names = ", ".join(key.partition("/")[2] for key in seen)
-        raise RequestError(
-            f"the backbone was pretrained on {corpus} subjects {names}, labels and all, who validate or "
-            "test here; pretrain with this experiment's finetune section, or on other corpora"
-        )
+def _refuse_leak(
+    pool: WindowPool, target: Target, split: Split, pretrained: Pretrained, settings: FinetuneSettings
+) -> None:
+    found = audit_fold(pool, target, split, pretrained, content=read_content(pool), accept=settings.split.accept)
+    refuse_leaks(found, where=f"{settings.split.protocol} split of {settings.corpus}, fold {split.fold}")
 
 
 def _digest(model: Emod) -> str:
@@ -242,11 +239,11 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(settings.threads_per_worker)
     store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
     target, split, pool = _divide(settings, store, config["target"])
-    pretrained = load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
+    pretrained = load_backbone(experiment)
     if _digest(pretrained.model) != config["backbone"]:
         raise RequestError(
-            f"the backbone to fine-tune is not the one of run {experiment.pretrain.run_name!r}; "
-            "set pretrain.run_name to the run it comes from"
+            "the backbone to fine-tune is not the one that finetune.backbone and pretrain.run_name = "
+            f"{experiment.pretrain.run_name!r} name; set them to where it comes from"
         )
     torch.manual_seed(experiment.seed)
     finetuner = Finetuner(

@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,10 @@ __all__ = [
     "trained_corpus",
 ]
 
+_PROVENANCE = "provenance.json"
+# Subjects by name are its only part that grows.
+_PROVENANCE_BYTES = 2**22
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -70,6 +75,7 @@ class Pretrained:
         manifest_hash: Lineage of those windows.
         simulated: Whether any of them was simulated.
         corpora: What is to be known of each corpus of ``seen`` where the store is another.
+        known: Whether ``seen`` is the whole truth; False for weights without provenance.
     """
 
     model: Emod
@@ -77,12 +83,13 @@ class Pretrained:
     manifest_hash: str
     simulated: bool
     corpora: dict[str, TrainedCorpus] = field(default_factory=dict)
+    known: bool = True
 
 
 def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
     """corpus -> subjects that pretraining must not see: those it is watched on, and those that will be tested on."""
     held_out = watched_subjects(experiment, store)
-    if experiment.finetune is not None:
+    if experiment.finetune is not None and experiment.finetune.corpus in experiment.pretrained_on:
         name = experiment.finetune.corpus
         _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
         held_out[name] |= frozenset(key.partition("/")[2] for key in split.subjects["test"])
@@ -94,7 +101,7 @@ def count_steps(experiment: Experiment, store: ShardStore) -> int:
     settings = experiment.pretrain
     if settings.objective == "scratch":
         return 0
-    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
+    corpora = select_windows(store, experiment.pretrained_on, held_out_subjects(experiment, store))
     return settings.epochs * (settings.steps_per_epoch or make_plan(corpora, settings, experiment.seed).steps_per_epoch)
 
 
@@ -102,7 +109,7 @@ def plan_pretraining(experiment: Experiment, store: ShardStore) -> list[str]:
     """What pretraining would do, in plain lines."""
     settings = experiment.pretrain
     workers = settings.workers if isinstance(settings.workers, int) else "{} to {}".format(*settings.workers)
-    windows = N_REGIONS * settings.rounds * len(experiment.corpora)
+    windows = N_REGIONS * settings.rounds * len(experiment.pretrained_on)
     steps = count_steps(experiment, store)
     return [
         f"{steps} steps of {windows} windows on {workers} workers",
@@ -115,7 +122,7 @@ def draws_per_region(experiment: Experiment, store: ShardStore, *, steps: int) -
 
     Corpora with emotion words fill few regions; this shows what their empty slots were filled with.
     """
-    corpora = select_windows(store, experiment.corpora, held_out_subjects(experiment, store))
+    corpora = select_windows(store, experiment.pretrained_on, held_out_subjects(experiment, store))
     plan = make_plan(corpora, experiment.pretrain, experiment.seed)
     totals = {name: np.zeros(N_REGIONS, dtype=np.int64) for name in plan.corpora}
     for step in range(steps):
@@ -131,18 +138,18 @@ def claim_pretraining(experiment: Experiment, store: ShardStore) -> str:
         RequestError: As `pretrain`.
     """
     settings = experiment.pretrain
-    windows = N_REGIONS * settings.rounds * len(experiment.corpora)
+    windows = N_REGIONS * settings.rounds * len(experiment.pretrained_on)
     most = settings.workers if isinstance(settings.workers, int) else settings.workers[1]
     if most > windows:
         raise RequestError(f"pretrain.workers = {most}: a batch has {windows} windows; set at most that many workers")
     held_out = held_out_subjects(experiment, store)
     claim = {
         "seed": experiment.seed,
-        "corpora": experiment.corpora,
+        "corpora": experiment.pretrained_on,
         "model": experiment.model.model_dump(mode="json"),
         "pretrain": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
         "held_out": {name: sorted(subjects) for name, subjects in held_out.items()},
-        "manifest": store.manifest.hash_of(experiment.corpora),
+        "manifest": store.manifest.hash_of(experiment.pretrained_on),
     }
     return claim_run(experiment.addresses.runs_url(), settings.run_name, claim, room="pretrain")
 
@@ -174,11 +181,11 @@ def pretrain(experiment: Experiment, store: ShardStore, *, tracking: tuple[str, 
         model = _launch(experiment, store, held_out, tracking, advance)
         seen = {
             name: tuple(sorted(set(store.metadata(name)["subject"].to_pylist()) - held_out.get(name, frozenset())))
-            for name in experiment.corpora
+            for name in experiment.pretrained_on
         }
-    lineage = store.manifest.hash_of(experiment.corpora)
-    corpora = {name: trained_corpus(store, name) for name in seen}
-    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.corpora), corpora)
+    lineage = store.manifest.hash_of(experiment.pretrained_on)
+    corpora = {name: trained_corpus(store, name, subjects) for name, subjects in seen.items()}
+    pretrained = Pretrained(model.eval(), seen, lineage, store.is_simulated(experiment.pretrained_on), corpora)
     _export(pretrained, storage.join(runs_url, settings.run_name, "model"))
     return pretrained
 
@@ -223,7 +230,7 @@ def _launch(
 
 
 def _refuse_damaged(experiment: Experiment, store: ShardStore) -> None:
-    for name in experiment.corpora:
+    for name in experiment.pretrained_on:
         if damaged := store.damaged_files(name):
             named = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
             raise DataError(
@@ -236,10 +243,13 @@ def _checkpoints_url(experiment: Experiment) -> str:
     return storage.join(experiment.addresses.runs_url(), experiment.pretrain.run_name, "checkpoints")
 
 
-def trained_corpus(store: ShardStore, name: str) -> TrainedCorpus:
-    """What a model card says of a corpus."""
+def trained_corpus(store: ShardStore, name: str, subjects: Iterable[str]) -> TrainedCorpus:
+    """What a model card says of a corpus and of whom of it a model has seen."""
     return TrainedCorpus(
-        channels=store.channels(name), sfreq_hz=store.sfreq_hz(name), licence=load_corpus(name).licence
+        channels=store.channels(name),
+        sfreq_hz=store.sfreq_hz(name),
+        licence=load_corpus(name).licence,
+        subjects=tuple(sorted(set(subjects))),
     )
 
 
@@ -250,25 +260,33 @@ def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
         RequestError: If there is no such run, or it has not finished.
     """
     url = storage.join(runs_url, run_name, "model")
-    if not storage.exists(storage.join(url, "provenance.json")):
+    if not storage.exists(storage.join(url, _PROVENANCE)):
         raise RequestError(
             f"{storage.redact(runs_url)} holds no finished pretraining run {run_name!r}; "
             "finish it with jobs/pretrain.py, or set pretrain.run_name to one that has"
         )
     with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
-        for name in ("provenance.json", "model.json", "model.safetensors"):
+        for name in ("model.json", "model.safetensors"):
             storage.download(storage.join(url, name), str(Path(scratch, name)))
-        provenance = json.loads(Path(scratch, "provenance.json").read_text(encoding="utf-8"))
-        return Pretrained(
-            model=load_emod(Path(scratch)),
-            seen={name: tuple(subjects) for name, subjects in provenance["seen"].items()},
-            manifest_hash=provenance["manifest_hash"],
-            simulated=provenance["simulated"],
-            corpora={
-                name: TrainedCorpus.model_validate_json(json.dumps(facts))
-                for name, facts in provenance["corpora"].items()
-            },
-        )
+        found = read_provenance(url, load_emod(Path(scratch)))
+    assert found is not None
+    return found
+
+
+def read_provenance(url: str, model: Emod) -> Pretrained | None:
+    """A network with what lies beside its weights of where they come from; None where nothing does."""
+    if not storage.exists(storage.join(url, _PROVENANCE)):
+        return None
+    provenance = json.loads(storage.read_bytes(storage.join(url, _PROVENANCE), at_most=_PROVENANCE_BYTES))
+    return Pretrained(
+        model=model,
+        seen={name: tuple(subjects) for name, subjects in provenance["seen"].items()},
+        manifest_hash=provenance["manifest_hash"],
+        simulated=provenance["simulated"],
+        corpora={
+            name: TrainedCorpus.model_validate_json(json.dumps(facts)) for name, facts in provenance["corpora"].items()
+        },
+    )
 
 
 def _export(pretrained: Pretrained, url: str) -> None:
@@ -283,7 +301,7 @@ def _export(pretrained: Pretrained, url: str) -> None:
         "corpora": {name: facts.model_dump(mode="json") for name, facts in pretrained.corpora.items()},
     }
     # Written last: a folder with it is whole.
-    storage.write_bytes(storage.join(url, "provenance.json"), json.dumps(provenance, indent=1).encode())
+    storage.write_bytes(storage.join(url, _PROVENANCE), json.dumps(provenance, indent=1).encode())
 
 
 def _pretrain_worker(config: dict[str, Any]) -> None:
@@ -296,7 +314,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     device, group = ray.train.torch.get_device(), dist.group.WORLD if world_size > 1 else None
     pretrainer = Pretrainer(
         store,
-        select_windows(store, experiment.corpora, held_out),
+        select_windows(store, experiment.pretrained_on, held_out),
         experiment.model,
         settings,
         seed=experiment.seed,
@@ -319,7 +337,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
         client.set_tag(run_id, "emod.world_size", str(world_size))
         print(f"run {settings.run_name}: {pretrainer.total_steps} steps, {crew}", flush=True)
         watch.post(pretrainer.next_step, crew)
-    store.fetch(experiment.corpora, None if rank else lambda note: watch.post(pretrainer.next_step, note))
+    store.fetch(experiment.pretrained_on, None if rank else lambda note: watch.post(pretrainer.next_step, note))
 
     with ExitStack() as records:
         log = records.enter_context(MetricLog(client, run_id)) if client is not None else None

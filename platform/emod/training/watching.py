@@ -70,7 +70,7 @@ def watched_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fro
     """
     watched: dict[str, frozenset[str]] = {}
     share = experiment.pretrain.watch_subjects
-    for name in experiment.corpora:
+    for name in experiment.pretrained_on:
         if experiment.finetune is not None and name == experiment.finetune.corpus:
             _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
             watched[name] = frozenset(key.partition("/")[2] for key in split.subjects["validation"])
@@ -144,7 +144,7 @@ class HeldOutProbe:
             people = [f"{name}/{subject}" for subject in subjects[rows]]
             self._corpora[name] = _Corpus(rows, len(drawn[0]), emotion_classes(chosen), people, va)
         total = sum(len(corpus.rows) for corpus in self._corpora.values())
-        batch = N_REGIONS * experiment.pretrain.rounds * len(experiment.corpora)
+        batch = N_REGIONS * experiment.pretrain.rounds * len(experiment.pretrained_on)
         self.every_steps = experiment.pretrain.watch_every_steps or max(1, math.ceil(total / (3 * _SHARE * batch)))
 
     def due(self, done: int, total_steps: int) -> bool:

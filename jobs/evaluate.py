@@ -1,0 +1,74 @@
+"""Methods on one question, over every fold of a protocol and several seeds, beside controls that see no EEG.
+
+    python jobs/evaluate.py --experiment evaluate --set addresses.store=s3://lab/shards --set addresses.runs=s3://lab/runs
+    python jobs/evaluate.py --experiment faced-simulated                 all it needs below outputs/faced-simulated
+
+What the experiment simulates is simulated, ingested and pretrained on first. The same command goes on where it was
+stopped. The audit runs before anything trains; --dry-run counts folds and windows and trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emod.cli import experiment_parser, load_requested, run_job, show_plan
+
+if TYPE_CHECKING:
+    from emod.catalog import Experiment
+
+
+def main() -> None:
+    parser = experiment_parser(__doc__, default="evaluate")
+    parser.add_argument(
+        "--out", metavar="URL", help="where all it makes goes (default where it simulates: outputs/NAME)"
+    )
+    arguments = parser.parse_args()
+    experiment = load_requested(arguments)
+    out = arguments.out or (os.path.join("outputs", Path(arguments.experiment).stem) if experiment.simulate else None)
+    if out:
+        arguments.overrides = [*addresses(experiment, out), *arguments.overrides]
+        experiment = load_requested(arguments)
+
+    from emod.evaluating import evaluate_methods, plan_evaluation, plan_without_store
+    from emod.shards import ShardStore
+
+    if arguments.dry_run:
+        found = (
+            []
+            if experiment.simulate
+            else plan_evaluation(experiment, ShardStore.open(experiment.addresses.store_url()))
+        )
+        show_plan(experiment, found or plan_without_store(experiment))
+        return
+
+    from emod import workflow
+    from emod.evaluation_report import print_evaluation, write_evaluation
+
+    started = time.monotonic()
+    with workflow.on_ray(quiet=True):
+        if experiment.simulate:
+            workflow.simulate_corpora(experiment)
+            store = workflow.ingest_corpora(experiment)
+            workflow.pretrain_backbone(experiment, store)
+        else:
+            store = ShardStore.open(experiment.addresses.store_url())
+        evaluated = evaluate_methods(experiment, store)
+    command = shlex.join(["python", "jobs/evaluate.py", *sys.argv[1:]])
+    report = write_evaluation(evaluated, store, command=command)
+    print_evaluation(evaluated, report=report, seconds=time.monotonic() - started)
+
+
+def addresses(experiment: Experiment, out: str) -> list[str]:
+    """Overrides that put what the job makes below one folder; of recordings, the simulated copies alone."""
+    places = {"store": "store", "runs": "runs"} | {f"data.{name}": f"recordings/{name}" for name in experiment.simulate}
+    return [f"addresses.{field}={json.dumps(f'{out}/{place}')}" for field, place in places.items()]
+
+
+if __name__ == "__main__":
+    run_job(main)

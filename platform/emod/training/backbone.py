@@ -1,0 +1,95 @@
+"""What fine-tuning starts from: a pretraining run, a folder with weights, a registered model, or fresh weights."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import mlflow.artifacts
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from emod import storage
+from emod.catalog import Experiment
+from emod.errors import RequestError
+from emod.model import Emod, load_emod
+from emod.tracking import tracking_uri
+from emod.tracking.servable import load_servable
+from emod.training.pretrain import Pretrained, load_pretrained, read_provenance
+
+__all__ = ["NEW", "load_backbone"]
+
+NEW = "none"
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+def load_backbone(experiment: Experiment) -> Pretrained:
+    """What ``finetune.backbone`` names; without it the finished run that ``pretrain.run_name`` names.
+
+    Weights are read from safetensors. A folder without provenance, and a model registered by an older version, leave
+    open what was seen.
+
+    Raises:
+        RequestError: If there is no such thing.
+    """
+    assert experiment.finetune is not None
+    wanted = experiment.finetune.backbone
+    if wanted is None:
+        return load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
+    if wanted == NEW:
+        # Not torch's own generator: its state belongs to whoever draws the head.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(experiment.seed)
+            return Pretrained(Emod(experiment.model).eval(), {}, "", simulated=False)
+    if found := _REGISTERED.fullmatch(wanted):
+        return _load_registered(experiment, wanted, **found.groupdict())
+    if wanted.startswith("models:"):
+        raise RequestError(f"finetune.backbone = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
+    return _load_folder(wanted)
+
+
+def _load_folder(url: str) -> Pretrained:
+    if not storage.exists(storage.join(url, "model.json")):
+        raise RequestError(
+            f"finetune.backbone = {storage.redact(url)}: no model.json there; give a folder with model.json and "
+            "model.safetensors, such as a run's model or one of its checkpoints"
+        )
+    with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
+        for name in ("model.json", "model.safetensors"):
+            storage.download(storage.join(url, name), str(Path(scratch, name)))
+        model = load_emod(Path(scratch))
+    return read_provenance(url, model) or Pretrained(model, {}, "unknown", simulated=False, known=False)
+
+
+def _load_registered(
+    experiment: Experiment, wanted: str, name: str, alias: str | None, version: str | None
+) -> Pretrained:
+    uri = tracking_uri(experiment.addresses.runs_url())
+    client = MlflowClient(uri)
+    try:
+        found = (
+            client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version or "")
+        )
+        with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
+            folder = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{found.source}/artifacts/emod", dst_path=scratch, tracking_uri=uri
+            )
+            servable = load_servable(Path(folder))
+    except MlflowException as error:
+        raise RequestError(
+            f"finetune.backbone = {wanted}: {' '.join(str(error).split())} ({storage.redact(uri)}); register it, or "
+            "name another"
+        ) from None
+    trained_on = servable.card.trained_on
+    seen = {corpus: facts.subjects for corpus, facts in trained_on.corpora.items()}
+    return Pretrained(
+        servable.backbone,
+        seen,
+        trained_on.manifest,
+        trained_on.simulated,
+        dict(trained_on.corpora),
+        known=all(seen.values()),
+    )

@@ -1,0 +1,366 @@
+"""An evaluation: methods trained on every fold of a protocol, once a seed, and what each answered on the test windows.
+
+One Ray task for each training; its answers are one Parquet object in the run's folder, written whole, so an evaluation
+that was interrupted goes on where it was. The test windows of a fold are read here, once, after training has ended.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray.exceptions import RayTaskError
+
+from emod import storage
+from emod.catalog import EvaluateSettings, Experiment, FinetuneSettings, TargetName, with_overrides
+from emod.errors import DataError, RequestError
+from emod.evaluation import Finding, Split, Target, divide_into_folds, shuffle_labels
+from emod.model import Emod, EmodClassifier
+from emod.shards import Manifest, ShardStore, WindowPool
+from emod.training.auditing import audit_fold, read_content, refuse_leaks
+from emod.training.backbone import load_backbone
+from emod.training.classical import fit_classical
+from emod.training.finetuner import Finetuner, TrainingRows, predict
+from emod.training.importance import electrode_importance, embed_windows
+from emod.training.launch import KEEP_MEMORY, claim_run
+from emod.training.networks import new_network
+from emod.training.pretrain import Pretrained
+
+__all__ = [
+    "SHUFFLED",
+    "Answers",
+    "Fold",
+    "Training",
+    "audit_evaluation",
+    "claim_evaluation",
+    "evaluation_settings",
+    "list_trainings",
+    "make_folds",
+    "method_experiment",
+    "run_trainings",
+    "train_and_answer",
+]
+
+SHUFFLED = "shuffled labels"
+
+_ANSWER_BYTES = 2**30
+_ABOUT = b"emod"
+# What makes the question; methods are compared on one.
+_QUESTION = ("corpus", "targets", "threshold", "ties", "split")
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold of the protocol for one target, and what the audit found in it."""
+
+    target: Target
+    split: Split
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an evaluation: a method, or the first method on shuffled labels (SHUFFLED)."""
+
+    target: TargetName
+    method: str
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names its object."""
+        return f"{self.target}-{self.method}-{self.fold + 1}-{self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a training answered on the test windows of its fold.
+
+    Attributes:
+        training: Which one.
+        window_ids: Of the test windows, in the order of the fold's rows.
+        outputs: (n, K) probabilities, or (n, 2) points.
+        embedding: (n, D) of the same windows, and
+        importance: (C,) loss of score without each electrode, where they were asked for; else None.
+        validation: Score of each epoch on the validation windows.
+        best_epoch: From 1; 0 for a method without epochs.
+        parameters: How many the method trains, its head included; 0 where that means nothing.
+        seconds: It took.
+    """
+
+    training: Training
+    window_ids: tuple[str, ...]
+    outputs: npt.NDArray[np.float32]
+    validation: tuple[float, ...]
+    best_epoch: int
+    parameters: int
+    seconds: float
+    embedding: npt.NDArray[np.float32] | None = None
+    importance: npt.NDArray[np.float64] | None = None
+
+
+def evaluation_settings(experiment: Experiment) -> tuple[EvaluateSettings, FinetuneSettings]:
+    """The evaluation and the question it asks.
+
+    Raises:
+        RequestError: If the experiment has no evaluation, or methods that do not answer one question.
+    """
+    settings, finetune = experiment.evaluate, experiment.finetune
+    if settings is None or finetune is None:
+        missing = "evaluate" if settings is None else "finetune"
+        raise RequestError(f"experiment {experiment.name} has no {missing} section; use --experiment evaluate")
+    for method, changes in settings.methods.items():
+        for change in changes:
+            if change.partition(".")[0] != "finetune":
+                raise RequestError(f"evaluate.methods.{method}: {change} is not of finetune; methods share the rest")
+        varied = with_overrides(experiment, changes).finetune
+        for name in _QUESTION:
+            if varied is None or getattr(varied, name) != getattr(finetune, name):
+                raise RequestError(f"evaluate.methods.{method} changes finetune.{name}: methods answer one question")
+    return settings, finetune
+
+
+def method_experiment(experiment: Experiment, training: Training) -> Experiment:
+    """The experiment of one training, alone."""
+    settings, _ = evaluation_settings(experiment)
+    method = next(iter(settings.methods)) if training.method == SHUFFLED else training.method
+    return with_overrides(experiment, [*settings.methods[method], f"seed={training.seed}"])
+
+
+def make_folds(experiment: Experiment, store: ShardStore) -> dict[TargetName, list[Fold]]:
+    """Every fold of each target, not audited yet."""
+    _, finetune = evaluation_settings(experiment)
+    metadata = WindowPool(store, finetune.corpora).metadata
+    return {
+        name: [Fold(target, split.keep(target.rows)) for target, split in divide_into_folds(metadata, finetune, name)]
+        for name in finetune.targets
+    }
+
+
+def audit_evaluation(
+    experiment: Experiment,
+    store: ShardStore,
+    folds: dict[TargetName, list[Fold]],
+    backbones: Sequence[Pretrained | None],
+) -> dict[TargetName, list[Fold]]:
+    """The folds with what the audit found in each, for every backbone that a method starts from.
+
+    Raises:
+        RequestError: If there is a leak that nobody accepted.
+    """
+    _, finetune = evaluation_settings(experiment)
+    pool = WindowPool(store, finetune.corpora)
+    content = read_content(pool)
+    audited: dict[TargetName, list[Fold]] = {}
+    for name, of_target in folds.items():
+        audited[name] = []
+        for fold in of_target:
+            found: dict[str, Finding] = {}
+            for backbone in backbones or (None,):
+                findings = audit_fold(
+                    pool, fold.target, fold.split, backbone, content=content, accept=finetune.split.accept
+                )
+                refuse_leaks(findings, where=f"{finetune.split.protocol} split of {name}, fold {fold.split.fold}")
+                found |= {json.dumps(finding.record()): finding for finding in findings}
+            audited[name].append(Fold(fold.target, fold.split, tuple(found.values())))
+    return audited
+
+
+def list_trainings(experiment: Experiment, folds: dict[TargetName, list[Fold]]) -> list[Training]:
+    """Every training; seeds outermost, so that an interrupted evaluation has whole comparisons."""
+    settings, _ = evaluation_settings(experiment)
+    return [
+        Training(target, method, fold, experiment.seed + number)
+        for number in range(settings.seeds)
+        for target, of_target in folds.items()
+        for fold in range(len(of_target))
+        # The control is trained once: it says what the protocol gives away, not how well a seed does.
+        for method in (*settings.methods, *([SHUFFLED] if number == 0 else []))
+    ]
+
+
+def claim_evaluation(experiment: Experiment, store: ShardStore, folds: dict[TargetName, list[Fold]]) -> str:
+    """Ties the evaluation's name to what decides its answers, as `claim_run`.
+
+    Raises:
+        RequestError: If the name belongs to an evaluation with other settings, windows or folds.
+    """
+    settings, finetune = evaluation_settings(experiment)
+    claim = {
+        "seed": experiment.seed,
+        "finetune": finetune.model_dump(mode="json", exclude={"run_name", "gpu", "cpus_per_worker", "max_failures"}),
+        "methods": settings.model_dump(mode="json")["methods"],
+        "model": experiment.model.model_dump(mode="json"),
+        "backbone_run": experiment.pretrain.run_name,
+        "manifest": store.manifest.hash_of(finetune.corpora),
+        "splits": {name: [fold.split.hash for fold in of_target] for name, of_target in folds.items()},
+    }
+    return claim_run(experiment.addresses.runs_url(), settings.run_name, claim, room="evaluate")
+
+
+def run_trainings(
+    experiment: Experiment,
+    store: ShardStore,
+    trainings: Sequence[Training],
+    report: Callable[[Answers], None],
+) -> list[Answers]:
+    """Runs what is not done yet, as many at a time as Ray has CPUs; returns all answers in the order given.
+
+    Args:
+        experiment: With an evaluation, claimed and audited.
+        store: Where the windows are.
+        trainings: What to run.
+        report: Told each training's answers, those of an earlier attempt too.
+
+    Raises:
+        RequestError, DataError: As a training raises it, after all others have ended.
+    """
+    settings, _ = evaluation_settings(experiment)
+    folder = storage.join(experiment.addresses.runs_url(), settings.run_name, "answers")
+    done: dict[Training, Answers] = {}
+    waiting: dict[Any, Training] = {}
+    manifest = store.manifest.model_dump_json()
+    task_of = _answer.options(num_cpus=settings.cpus_per_training, num_gpus=1 if settings.gpu else 0)
+    for training in trainings:
+        url = storage.join(folder, f"{training.name}.parquet")
+        if storage.exists(url):
+            done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
+            report(done[training])
+        else:
+            waiting[task_of.remote(training, experiment.model_dump_json(), manifest, url)] = training
+    failures: list[RequestError | DataError] = []
+    try:
+        while waiting:
+            (task,), _ = ray.wait(list(waiting), num_returns=1)
+            training = waiting.pop(task)
+            try:
+                ray.get(task)
+            except RayTaskError as error:
+                if not isinstance(error.cause, RequestError | DataError):
+                    raise
+                failures.append(type(error.cause)(f"{training.name}: {error.cause}"))
+                continue
+            url = storage.join(folder, f"{training.name}.parquet")
+            done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
+            report(done[training])
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+    if failures:
+        raise failures[0]
+    return [done[training] for training in trainings]
+
+
+@ray.remote(max_retries=3, runtime_env={"env_vars": KEEP_MEMORY})  # type: ignore[untyped-decorator]
+def _answer(training: Training, experiment_json: str, manifest_json: str, url: str) -> None:
+    experiment = Experiment.model_validate_json(experiment_json)
+    settings, _ = evaluation_settings(experiment)
+    torch.set_num_threads(max(1, int(settings.cpus_per_training)))
+    store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(manifest_json))
+    device = torch.device("cuda" if settings.gpu else "cpu")
+    storage.write_bytes(url, _encode(train_and_answer(training, experiment, store, device=device)))
+
+
+def train_and_answer(training: Training, experiment: Experiment, store: ShardStore, *, device: torch.device) -> Answers:
+    """Trains one method on one fold, in this process, then reads the fold's test windows."""
+    began = time.perf_counter()
+    varied = method_experiment(experiment, training)
+    assert varied.finetune is not None
+    settings = varied.finetune
+    pool = WindowPool(store, settings.corpora)
+    fold = make_folds(varied, store)[training.target][training.fold]
+    target, rows = fold.target, TrainingRows.of(fold.split)
+    validation: tuple[float, ...]
+    embedding = importance = None
+    if training.method == SHUFFLED:
+        target = _with_shuffled_labels(target, pool, fold.split, training.seed)
+    if settings.method == "differential_entropy":
+        classical = fit_classical(pool, settings, target, rows)
+        validation, best_epoch, parameters = (classical.validation_score,), 0, 0
+        outputs = classical.predict(pool, fold.split.test)
+    else:
+        # Rivals are built without one; fresh weights stand in.
+        backbone = load_backbone(varied).model if settings.method == "emod" else Emod(varied.model)
+        torch.manual_seed(training.seed)
+        network = new_network(settings, backbone, target, pool)
+        finetuner = Finetuner(network, pool, settings, target, rows, seed=training.seed, device=device)
+        validation = tuple(report.criterion for report in finetuner.epochs())
+        best_epoch = finetuner.best_epoch
+        parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        best = finetuner.best_network()
+        outputs = predict(best, pool, target, fold.split.test, settings.batch)
+        if isinstance(best, EmodClassifier) and (training.fold, training.seed) == (0, experiment.seed):
+            embedding = embed_windows(best.backbone, pool, fold.split.test, settings.batch)
+            importance = electrode_importance(best, pool, target, fold.split.test, settings.batch)
+    seconds = time.perf_counter() - began
+    ids = tuple(fold.split.ids("test"))
+    return Answers(
+        training, ids, outputs, validation, best_epoch, parameters, seconds, embedding=embedding, importance=importance
+    )
+
+
+def _with_shuffled_labels(target: Target, pool: WindowPool, split: Split, seed: int) -> Target:
+    """Training and validation labels dealt out anew to whole trials; the test's stay as they are."""
+    metadata = pool.metadata
+    columns = (metadata[name].to_pylist() for name in ("corpus", "subject", "session", "trial"))
+    trials = np.array(["/".join(names) for names in zip(*columns, strict=True)], dtype=object)
+    if target.points is None:
+        codes = target.codes
+        for rows in (split.train, split.validation):
+            codes = shuffle_labels(codes, trials, rows, seed=seed)
+        return replace(target, codes=codes)
+    places, codes = np.unique(target.points, axis=0, return_inverse=True)
+    for rows in (split.train, split.validation):
+        codes = shuffle_labels(codes.reshape(-1), trials, rows, seed=seed)
+    return replace(target, points=places[codes])
+
+
+def _encode(answers: Answers) -> bytes:
+    columns = {"window_id": pa.array(answers.window_ids)}
+    columns |= {f"output_{k}": pa.array(column) for k, column in enumerate(answers.outputs.T)}
+    if answers.embedding is not None:
+        columns["embedding"] = pa.array(list(answers.embedding))
+    about = {
+        "training": asdict(answers.training),
+        "validation": answers.validation,
+        "best_epoch": answers.best_epoch,
+        "parameters": answers.parameters,
+        "seconds": answers.seconds,
+        "importance": None if answers.importance is None else answers.importance.tolist(),
+    }
+    table = pa.table(columns).replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def _decode(data: bytes, training: Training) -> Answers:
+    table = pq.read_table(io.BytesIO(data))
+    about = json.loads(table.schema.metadata[_ABOUT])
+    names = [name for name in table.column_names if name.startswith("output_")]
+    outputs = np.stack([table[name].to_numpy() for name in names], axis=1)
+    embedding = (
+        np.stack(table["embedding"].to_pylist()).astype(np.float32) if "embedding" in table.column_names else None
+    )
+    return Answers(
+        training,
+        tuple(table["window_id"].to_pylist()),
+        outputs,
+        tuple(about["validation"]),
+        about["best_epoch"],
+        about["parameters"],
+        about["seconds"],
+        embedding=embedding,
+        importance=None if about["importance"] is None else np.array(about["importance"]),
+    )
