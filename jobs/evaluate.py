@@ -39,16 +39,15 @@ def main() -> None:
     from emod.shards import ShardStore
 
     if arguments.dry_run:
-        found = (
-            []
-            if experiment.simulate
-            else plan_evaluation(experiment, ShardStore.open(experiment.addresses.store_url()))
-        )
-        show_plan(experiment, found or plan_without_store(experiment))
+        if experiment.simulate or experiment.addresses.store is None:
+            show_plan(experiment, plan_without_store(experiment))
+        else:
+            show_plan(experiment, plan_evaluation(experiment, ShardStore.open(experiment.addresses.store_url())))
         return
 
     from emod import workflow
     from emod.evaluation_report import print_evaluation, write_evaluation
+    from emod.storage import redact
 
     started = time.monotonic()
     with workflow.on_ray(quiet=True):
@@ -59,7 +58,7 @@ def main() -> None:
         else:
             store = ShardStore.open(experiment.addresses.store_url())
         evaluated = evaluate_methods(experiment, store)
-    command = shlex.join(["python", "jobs/evaluate.py", *sys.argv[1:]])
+    command = redact(shlex.join(["python", "jobs/evaluate.py", *sys.argv[1:]]))
     report = write_evaluation(evaluated, store, command=command)
     print_evaluation(evaluated, report=report, seconds=time.monotonic() - started)
 

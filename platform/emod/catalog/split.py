@@ -32,7 +32,7 @@ Acceptable = Literal["clips", "ica", "pretraining", "pretraining-clips", "sessio
 class SplitSettings(Strict):
     """A protocol and its numbers. Shares are of subjects or clips, whichever the protocol keeps apart."""
 
-    protocol: ProtocolName = Field(default="subjects", description="the rule; catalogs/README.md has them all in words")
+    protocol: ProtocolName = Field(default="subjects", description="the rule; README.md says what each asks")
     validation: float = Field(default=0.15, gt=0, lt=1, description="share that chooses the epoch")
     test: float = Field(default=0.25, gt=0, lt=1, description="share that is scored; unused where folds take turns")
     seed: int = Field(default=0, ge=0, description="of the draw")
