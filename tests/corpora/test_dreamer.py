@@ -417,7 +417,7 @@ from emod.simulation import TagSignal
 simulate_corpus("dreamer", sys.argv[1], SimulateSettings(subjects=23), TagSignal())
 """
 _READ = """
-import resource, sys, time
+import re, sys, time
 from emod.corpora import open_corpus
 corpus = open_corpus("dreamer", sys.argv[1], strict=True)
 started, sizes, trials = time.perf_counter(), [], 0
@@ -426,7 +426,8 @@ for recording in corpus.recordings():
     trials += len(recording.spans)
     del recording
 read = time.perf_counter() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss, which begins at the peak of whoever started this process.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 started = time.perf_counter()
 refs = corpus.references()
 seconds = [sum(corpus.peek(ref).trial_s.values()) for ref in refs]

@@ -327,6 +327,7 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(ray_cluster: None, tm
     assert (tmp_path / "attempts").read_text() == ".."
 
 
+@pytest.mark.long
 def test_bad_data_of_one_worker_stops_all_at_once(ray_cluster: None, tmp_path: Path) -> None:
     """One line, the worker's own, at the first attempt, and nobody is left waiting for who has stopped."""
 

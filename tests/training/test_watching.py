@@ -300,6 +300,7 @@ def scrape(url: str) -> dict[tuple[str, str, str, str], float]:
     return found
 
 
+@pytest.mark.long
 def test_prometheus_finds_them_at_rays_own_port(
     ray_cluster: None, store: ShardStore, make_experiment: MakeExperiment, new_runs: Callable[[], tuple[Path, str]]
 ) -> None:
