@@ -184,7 +184,7 @@ def _summaries(
                 {method: [outputs(name, method, seed) for seed in seeds] for method in settings.methods},
                 clips=clips,
                 findings=list(findings.values()),
-                shuffled=outputs(name, SHUFFLED, experiment.seed),
+                shuffled=[outputs(name, SHUFFLED, seed) for seed in seeds],
                 parameters={each.training.method: each.parameters for each in own},
                 seconds={
                     method: sum(each.seconds for each in own if each.training.method == method)

@@ -53,7 +53,7 @@ def summarise(protocol: str, right: dict[str, float], *, seeds: int = 3, **more:
         splits,
         outputs,
         clips=clips_of(metadata),
-        shuffled=[guess(target, s, 0, 7) for s in splits],
+        shuffled=[[guess(target, s, 0, 7) for s in splits]],
     )
 
 

@@ -111,11 +111,11 @@ def evaluated(
 
 
 def test_each_training_is_what_it_is_alone(evaluated: evaluating.Evaluated, evaluation_store: ShardStore) -> None:
-    """Every method on every fold and seed, and the control once; the outputs of a few are computed again here."""
+    """Every method, and the control, on every fold and seed; the outputs of a few are computed again here."""
     experiment = evaluated.experiment
     trainings = [answers.training for answers in evaluated.answers]
     assert trainings == list_trainings(experiment, evaluated.folds)
-    assert len(trainings) == 2 * (3 * 3 * 2 + 3)
+    assert len(trainings) == 2 * 3 * 4 * 2
     for number in (0, 5, 12, 3, 20):
         wanted = train_and_answer(trainings[number], experiment, evaluation_store, device=torch.device("cpu"))
         found = evaluated.answers[number]
@@ -329,7 +329,7 @@ def test_the_plan_counts_without_training(
     new_evaluation: Callable[..., Experiment], evaluation_store: ShardStore, tmp_path: Path
 ) -> None:
     lines = plan_evaluation(new_evaluation(tmp_path), evaluation_store)
-    assert lines[0] == "21 trainings: EMOD, EEGNet, differential entropy and shuffled labels, 2 seeds"
+    assert lines[0] == "24 trainings: EMOD, EEGNet, differential entropy and shuffled labels, 2 seeds"
     assert "3 fold(s), the first (1 of 3) with {'train': 36, 'validation': 12, 'test': 24}, hash " in lines[-1]
     assert "priors fear 0.25, happy 0.25, neutral 0.25, sad 0.25" in lines[2]
     assert list(tmp_path.iterdir()) == []

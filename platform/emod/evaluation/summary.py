@@ -184,7 +184,7 @@ def summarise_target(
     *,
     clips: Names,
     findings: Sequence[Finding] = (),
-    shuffled: Sequence[Outputs] | None = None,
+    shuffled: Sequence[Sequence[Outputs]] | None = None,
     parameters: Mapping[str, int] | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> TargetSummary:
@@ -196,7 +196,7 @@ def summarise_target(
         outputs: method -> for each seed, for each fold: (n, K) probabilities or points of its test windows.
         clips: (n_windows,) "corpus/clip" of the whole table.
         findings: Of the audit.
-        shuffled: For each fold, what the first method answered after training on shuffled labels.
+        shuffled: For each seed, for each fold, what the first method answered after training on shuffled labels.
         parameters: method -> how many it trains.
         seconds: method -> of all its trainings.
     """
@@ -235,7 +235,7 @@ def summarise_target(
         for name in CONTROLS
     ]
     if shuffled is not None:
-        controls.append(over(f"{methods[0].method}, shuffled labels", [list(shuffled)], sees_eeg=True))
+        controls.append(over(f"{methods[0].method}, shuffled labels", shuffled, sees_eeg=True))
     return TargetSummary(target, tuple(splits), tuple(findings), tuple(compared), tuple(controls), true, subjects)
 
 
