@@ -57,7 +57,7 @@ def print_evaluation(evaluated: Evaluated, *, report: str, seconds: float) -> No
     for code in _accepted(evaluated):
         console.print(f"The leak {code!r} was accepted: these numbers are no ground for a champion", style="bold")
     for summary in evaluated.summaries:
-        figures = figures_of(summary)[: 7 if summary.on_plane else 4]
+        figures = figures_of(summary)[: 7 if summary.on_plane else 3]
         title = f"{_corpus_of(evaluated)}, {summary.target.name}: {summary.splits[0].rule}"
         shown = Table(title=title, box=box.SIMPLE, title_justify="left")
         shown.add_column("method")
@@ -116,8 +116,9 @@ def render_evaluation(evaluated: Evaluated, store: ShardStore, *, command: str, 
 
 def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary, store: ShardStore) -> None:
     section = add_section(parent, summary.target.name, summary.target.name, cls="corpus")
+    verdicts = add_element(section, "ul")
     for sentence in summary.verdicts():
-        add_element(section, "p", sentence)
+        add_element(verdicts, "li", sentence)
     target = summary.target
     priors = (
         f" Priors: {', '.join(f'{name} {share:.1%}' for name, share in target.priors.items())}."
@@ -135,29 +136,18 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
     rows = []
     for method in (*summary.methods, *summary.controls):
         interval = f"{method.interval.low:.3f} to {method.interval.high:.3f}" if method.interval else "–"
-        size = f"{method.parameters:,}" if method.parameters else "–"
-        rows.append(
-            (
-                method.method,
-                "EEG" if method.sees_eeg else "labels alone",
-                *(_spread(method, name) for name in figures),
-                interval,
-                _difference(method) or "–",
-                f"{method.versus_first.p:.3f}" if method.versus_first else "–",
-                size,
-            )
-        )
+        sees = "EEG" if method.sees_eeg else "labels"
+        rows.append((method.method, sees, *(_spread(method, name) for name in figures), interval))
     headings = ["method", "sees", *(_WORDS[name] for name in figures), "95 % over subjects"]
-    headings += [f"less {summary.methods[0].method}", "p", "parameters"]
     add_table(add_element(section, "div", cls="wide"), headings, rows, text=2)
     add_element(
         section,
         "p",
         "Mean ± standard deviation over seeds; all folds of a seed are scored together. The interval is a bootstrap "
-        "over subjects, seeds pooled. Differences are paired over subjects, with a 95 % bootstrap interval, p by "
-        "Wilcoxon's signed-rank test, each of one comparison.",
+        "over subjects, seeds pooled.",
         cls="note",
     )
+    _add_costs(section, summary)
     grid = add_element(section, "div", cls="pictures")
     add_figure(
         grid,
@@ -199,6 +189,31 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
     _add_network_pictures(section, evaluated, summary, store)
 
 
+def _add_costs(parent: ET.Element, summary: TargetSummary) -> None:
+    """What each method costs, and how it compares with the first, person by person."""
+    first = summary.methods[0].method
+    rows = [
+        (
+            method.method,
+            f"{method.parameters:,}" if method.parameters else "–",
+            f"{method.seconds:,.0f} s",
+            _difference(method) or "–",
+            f"{method.versus_first.p:.3f}" if method.versus_first else "–",
+        )
+        for method in summary.methods
+    ]
+    headings = ["method", "parameters trained", "time, all trainings", f"less {first}", "p"]
+    add_table(add_element(parent, "div", cls="wide"), headings, rows, text=1)
+    what = "minus the distance on the plane" if summary.on_plane else "balanced accuracy"
+    add_element(
+        parent,
+        "p",
+        f"Differences of {what}, paired over subjects, with a 95 % bootstrap interval; p by Wilcoxon's signed-rank "
+        "test, each of one comparison.",
+        cls="note",
+    )
+
+
 def _add_recall(parent: ET.Element, summary: TargetSummary) -> None:
     add_element(parent, "h3", "Recall of each class")
     rows = []
@@ -233,17 +248,20 @@ def _add_network_pictures(parent: ET.Element, evaluated: Evaluated, summary: Tar
         "subject": names,
     }
     add_element(parent, "h3", f"What {first} makes of test windows")
-    add_figure(
+    add_element(
         parent,
-        f"Embedding, fold {summary.splits[found.training.fold].fold}",
-        pictures.draw_embedding(found.embedding, colours),
-        "t-SNE of the fine-tuned embedding of test windows; numbers stand at the middle of each level of the plane. "
-        "Distances between far groups mean little in such a map.",
-        "",
+        "p",
+        f"t-SNE of the fine-tuned embedding of test windows, fold {summary.splits[found.training.fold].fold}, first "
+        "seed. Distances between far groups mean little in such a map.",
+        cls="note",
     )
+    grid = add_element(parent, "div", cls="pictures")
+    for what, picture in pictures.draw_embedding(found.embedding, colours).items():
+        words = "Numbers stand at the middle of each level of the plane." if what in ("valence", "arousal") else ""
+        add_figure(grid, f"Embedding by {what}", picture, words, "")
     if found.importance is not None:
         add_figure(
-            parent,
+            grid,
             "Electrodes",
             pictures.draw_importance(found.importance, store.channels(pool.corpora[0])),
             "How much the probability of the true class falls where an electrode is flat; five of the largest are "

@@ -189,7 +189,7 @@ figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1.2rem; max-width: 50rem; }
 dt { font-weight: 600; }
 dd { margin: 0; }
-ol { padding-left: 1.2rem; max-width: 50rem; }
+ol, ul { padding-left: 1.2rem; max-width: 50rem; }
 @media (max-width: 40rem) {
   body { padding: 1rem .9rem 3rem; }
   h1 { font-size: 1.6rem; }

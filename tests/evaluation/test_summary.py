@@ -95,9 +95,7 @@ class TestVerdicts:
     def test_a_score_that_the_clip_explains_is_no_reading_of_emotion(self) -> None:
         """As high as papers report, and below what the clip alone gives."""
         words = " ".join(summarise("subjects", {"EMOD": 0.8}).verdicts())
-        assert (
-            "does not beat knowing the clip's labels alone (1.000): nothing here shows that it reads emotion" in words
-        )
+        assert "does not beat knowing the clip's labels alone (1.000): nothing here shows that emotion is read" in words
         assert "Clips are shared between roles, and knowing the clip alone scores 1.000" in words
         assert "Ask again under clips or subjects_and_clips." in words
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -59,6 +60,7 @@ def draw_methods(summary: TargetSummary) -> str:
                 markersize=9,
                 markeredgecolor="white",
                 zorder=5,
+                clip_on=False,
             )
         axes.axvline(summary.chance, color=INK, linestyle=(0, (2, 1.5)), linewidth=1.4, zorder=1)
         axes.text(summary.chance, -0.85, "chance", ha="center", va="bottom", fontsize=9, color=INK)
@@ -175,8 +177,8 @@ def draw_importance(importance: Floats, channels: Sequence[str]) -> str:
     return _picture(draw, 4.6, 3.8)
 
 
-def draw_embedding(embedding: Floats, colours: Mapping[str, npt.NDArray[np.object_] | Floats]) -> str:
-    """t-SNE of test windows, once for each way to colour them.
+def draw_embedding(embedding: Floats, colours: Mapping[str, npt.NDArray[np.object_] | Floats]) -> dict[str, str]:
+    """One t-SNE of test windows, drawn once for each way to colour them: what -> its picture.
 
     Args:
         embedding: (n, D).
@@ -186,39 +188,38 @@ def draw_embedding(embedding: Floats, colours: Mapping[str, npt.NDArray[np.objec
     perplexity = min(30.0, max(2.0, (len(rows) - 1) / 4))
     places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(embedding[rows])
 
-    def draw(figure: Figure) -> None:
-        panels = np.atleast_1d(figure.subplots(1, len(colours)))
-        for axes, (what, values) in zip(panels, colours.items(), strict=True):
-            own: npt.NDArray[Any] = np.asarray(values)[rows]
-            if own.dtype.kind == "f":
-                shown = axes.scatter(*places.T, c=own, cmap="coolwarm", vmin=-4, vmax=4, s=7, linewidths=0, alpha=0.7)
-                levels = np.clip(np.floor(own + 0.5), -4, 4)
-                for level in np.unique(levels):
-                    middle = places[levels == level].mean(axis=0)
-                    axes.plot(
-                        *middle,
-                        "o",
-                        markersize=13,
-                        color=mpl.colormaps["coolwarm"]((level + 4) / 8),
-                        markeredgecolor=INK,
-                    )
-                    axes.text(*middle, f"{level:+.0f}", ha="center", va="center", fontsize=7.5, color=INK)
-                figure.colorbar(shown, ax=axes, shrink=0.7, format=FuncFormatter(lambda v, _: f"{v:+.0f}"))
-            else:
-                kinds = sorted(set(own))
-                hues = mpl.colormaps["tab20"] if len(kinds) > len(PALETTE) else None
-                for index, kind in enumerate(kinds):
-                    colour = PALETTE[index] if hues is None else hues(index % 20)
-                    part = places[own == kind]
-                    axes.scatter(*part.T, color=colour, s=7, linewidths=0, alpha=0.7, label=str(kind))
-                if len(kinds) <= len(PALETTE):
-                    axes.legend(fontsize=7.5, markerscale=2, loc="best")
-            axes.set_title(what)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_color(FAINT)
+    def draw(own: npt.NDArray[Any], figure: Figure) -> None:
+        axes = figure.subplots()
+        if own.dtype.kind == "f":
+            shown = axes.scatter(
+                places[:, 0], places[:, 1], c=own, cmap="coolwarm", vmin=-4, vmax=4, s=9, linewidths=0, alpha=0.7
+            )
+            levels = np.clip(np.floor(own + 0.5), -4, 4)
+            for level in np.unique(levels):
+                x, y = places[levels == level].mean(axis=0)
+                colour = mpl.colormaps["coolwarm"]((level + 4) / 8)
+                axes.plot(x, y, "o", markersize=15, color=colour, markeredgecolor=INK)
+                axes.text(x, y, f"{level:+.0f}", ha="center", va="center", fontsize=8, color=INK)
+            bar = figure.colorbar(shown, ax=axes, shrink=0.7, format=FuncFormatter(lambda v, _: f"{v:+.0f}"))
+            bar.outline.set_visible(False)
+        else:
+            kinds = sorted(set(own))
+            hues = mpl.colormaps["tab20"]
+            for index, kind in enumerate(kinds):
+                colour = PALETTE[index] if len(kinds) <= len(PALETTE) else hues(index % 20)
+                part = places[own == kind]
+                axes.scatter(part[:, 0], part[:, 1], color=colour, s=9, linewidths=0, alpha=0.7, label=str(kind))
+            if len(kinds) <= len(PALETTE):
+                axes.legend(fontsize=8, markerscale=2, loc="best")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color(FAINT)
 
-    return _picture(draw, 3.9 * len(colours), 3.7)
+    pictures = {}
+    for what, values in colours.items():
+        own: npt.NDArray[Any] = np.asarray(values)[rows]
+        pictures[what] = _picture(partial(draw, own), 4.8, 3.8)
+    return pictures
 
 
 def _picture(draw: Callable[[Figure], None], width_in: float, height_in: float) -> str:

@@ -148,15 +148,12 @@ class TargetSummary:
         blind = max((c for c in self.controls if not c.sees_eeg), key=lambda c: c.mean(self.criterion))
         bar = max(blind.mean(self.criterion), self.chance)
         named = "chance" if blind.mean(self.criterion) <= self.chance else f"knowing the {blind.method} alone"
-        sentences = []
+        sentences, beaten = [], []
         for method in self.methods:
             found = method.mean(self.criterion)
             low = method.interval.low if method.interval is not None else None
             if found <= bar or (low is not None and low <= bar):
-                sentences.append(
-                    f"{method.method} ({found:.3f}) does not beat {named} ({bar:.3f}): nothing here shows that it "
-                    "reads emotion from EEG."
-                )
+                beaten.append(f"{method.method} ({found:.3f})")
             elif low is None:
                 sentences.append(
                     f"{method.method} ({found:.3f}) is above {named} ({bar:.3f}); there is no interval over subjects."
@@ -166,6 +163,9 @@ class TargetSummary:
                     f"{method.method} ({found:.3f}, from {low:.3f}) beats every control that sees no EEG; the best is "
                     f"{named} ({bar:.3f})."
                 )
+        if beaten:
+            who = f"None of {', '.join(beaten)} beats" if len(beaten) > 1 else f"{beaten[0]} does not beat"
+            sentences.insert(0, f"{who} {named} ({bar:.3f}): nothing here shows that emotion is read from EEG.")
         shared = {*self.splits[0].shares, *self.splits[0].accepted}
         clip = next(control for control in self.controls if control.method == "clip's labels")
         if "clips" in shared and clip.mean(self.criterion) > self.chance + 0.05:
