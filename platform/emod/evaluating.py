@@ -122,7 +122,7 @@ def evaluate_methods(experiment: Experiment, store: ShardStore) -> Evaluated:
     with progress("audit", None) as advance:
         folds = audit_evaluation(experiment, store, folds, [*starting, *([None] if without else [])])
         advance(1, "no leak")
-    claim = claim_evaluation(experiment, store, folds)
+    claim = claim_evaluation(experiment, store, folds, backbones)
     folder = storage.join(experiment.addresses.runs_url(), settings.run_name)
     for name, of_target in folds.items():
         for number, fold in enumerate(of_target, start=1):

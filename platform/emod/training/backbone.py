@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import mlflow.artifacts
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from safetensors.torch import save
 
 from emod import storage
 from emod.catalog import Experiment
@@ -19,7 +21,7 @@ from emod.tracking import tracking_uri
 from emod.tracking.servable import load_servable
 from emod.training.pretrain import Pretrained, load_pretrained, read_provenance
 
-__all__ = ["NEW", "load_backbone"]
+__all__ = ["NEW", "digest_of", "load_backbone"]
 
 NEW = "none"
 
@@ -49,6 +51,11 @@ def load_backbone(experiment: Experiment) -> Pretrained:
     if wanted.startswith("models:"):
         raise RequestError(f"finetune.backbone = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
     return _load_folder(wanted)
+
+
+def digest_of(model: Emod) -> str:
+    """SHA-256 of a network's weights, hex."""
+    return hashlib.sha256(save(model.state_dict())).hexdigest()
 
 
 def _load_folder(url: str) -> Pretrained:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from emod.evaluation import Finding, Split, Target, divide_into_folds, shuffle_l
 from emod.model import Emod, EmodClassifier
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.training.auditing import audit_fold, read_content, refuse_leaks
-from emod.training.backbone import load_backbone
+from emod.training.backbone import digest_of, load_backbone
 from emod.training.classical import fit_classical
 from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.importance import electrode_importance, embed_windows
@@ -190,8 +190,19 @@ def list_trainings(experiment: Experiment, folds: dict[TargetName, list[Fold]]) 
     ]
 
 
-def claim_evaluation(experiment: Experiment, store: ShardStore, folds: dict[TargetName, list[Fold]]) -> str:
+def claim_evaluation(
+    experiment: Experiment,
+    store: ShardStore,
+    folds: dict[TargetName, list[Fold]],
+    backbones: Mapping[str, Pretrained],
+) -> str:
     """Ties the evaluation's name to what decides its answers, as `claim_run`.
+
+    Args:
+        experiment: With an evaluation.
+        store: Where the windows are.
+        folds: Of each target.
+        backbones: method -> what it starts from, of methods that start from something.
 
     Raises:
         RequestError: If the name belongs to an evaluation with other settings, windows or folds.
@@ -202,7 +213,7 @@ def claim_evaluation(experiment: Experiment, store: ShardStore, folds: dict[Targ
         "finetune": finetune.model_dump(mode="json", exclude={"run_name", "gpu", "cpus_per_worker", "max_failures"}),
         "methods": settings.model_dump(mode="json")["methods"],
         "model": experiment.model.model_dump(mode="json"),
-        "backbone_run": experiment.pretrain.run_name,
+        "backbones": {method: digest_of(backbone.model) for method, backbone in backbones.items()},
         "manifest": store.manifest.hash_of(finetune.corpora),
         "splits": {name: [fold.split.hash for fold in of_target] for name, of_target in folds.items()},
     }

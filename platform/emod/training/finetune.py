@@ -7,7 +7,6 @@ Training code is handed training and validation windows only; the epoch with the
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ import ray.train
 import ray.train.torch
 import torch
 from mlflow import MlflowClient
-from safetensors.torch import save
 from sklearn.linear_model import Ridge
 
 from emod import storage
@@ -33,7 +31,7 @@ from emod.shards import Manifest, ShardStore, WindowPool
 from emod.tracking import MetricLog
 from emod.tracking.runs import RESOURCE_FIELDS
 from emod.training.auditing import audit_fold, read_content, refuse_leaks
-from emod.training.backbone import load_backbone
+from emod.training.backbone import digest_of, load_backbone
 from emod.training.checkpoint import (
     CheckpointWriter,
     fetch_finished,
@@ -87,7 +85,7 @@ def claim_finetuning(experiment: Experiment, store: ShardStore, pretrained: Pret
     claim = {
         "seed": experiment.seed,
         "finetune": settings.model_dump(mode="json", exclude=set(RESOURCE_FIELDS)),
-        "backbone": _digest(pretrained.model),
+        "backbone": digest_of(pretrained.model),
         "manifest": store.manifest.hash_of(settings.corpora),
     }
     return claim_run(experiment.addresses.runs_url(), f"{settings.run_name}-{target_name}", claim, room="finetune")
@@ -126,7 +124,7 @@ def finetune(
         "experiment": experiment.model_dump_json(),
         "manifest": store.manifest.model_dump_json(),
         "target": target_name,
-        "backbone": _digest(pretrained.model),
+        "backbone": digest_of(pretrained.model),
         "tracking": list(tracking),
         "checkpoints": checkpoints,
     }
@@ -228,11 +226,6 @@ def _refuse_leak(
     refuse_leaks(found, where=f"{settings.split.protocol} split of {settings.corpus}, fold {split.fold}")
 
 
-def _digest(model: Emod) -> str:
-    """Hash of a backbone's weights."""
-    return hashlib.sha256(save(model.state_dict())).hexdigest()
-
-
 def _finetune_worker(config: dict[str, Any]) -> None:
     experiment = Experiment.model_validate_json(config["experiment"])
     settings = _settings(experiment)
@@ -240,7 +233,7 @@ def _finetune_worker(config: dict[str, Any]) -> None:
     store = ShardStore(experiment.addresses.store_url(), Manifest.model_validate_json(config["manifest"]))
     target, split, pool = _divide(settings, store, config["target"])
     pretrained = load_backbone(experiment)
-    if _digest(pretrained.model) != config["backbone"]:
+    if digest_of(pretrained.model) != config["backbone"]:
         raise RequestError(
             "the backbone to fine-tune is not the one that finetune.backbone and pretrain.run_name = "
             f"{experiment.pretrain.run_name!r} name; set them to where it comes from"
