@@ -87,6 +87,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server: S3Server) -> Iterator[None]:
     """A local Ray of two CPUs for the whole session. Its workers inherit the S3 server's address."""
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
     assert not ray.is_initialized(), "another test left its own Ray running"
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")  # two workers on two cores
@@ -94,6 +96,9 @@ def ray_cluster(s3_server: S3Server) -> Iterator[None]:
         # Workers import what this process imports, with or without the package installed.
         source = str(Path(__file__).parents[1] / "platform")
         environment.setenv("PYTHONPATH", os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH")))))
+        # Where no dashboard answers, as here, each run of Ray Train would end 12 s late: the guard of its placement
+        # group waits that long before it stops (ray 2.60).
+        environment.setattr(PlacementGroupCleanerCallback.__init__, "__defaults__", (1.0, 1.0, 2.0))
         ray.init(
             address="local",  # a cluster that somebody runs on this machine is none of the tests' business
             num_cpus=2,

@@ -73,7 +73,7 @@ class Evaluated:
 
 
 def plan_evaluation(experiment: Experiment, store: ShardStore) -> list[str]:
-    """What an evaluation would do, in plain lines; the audit's findings among them."""
+    """What an evaluation would do, in plain lines. It looks at names, not at windows: the audit comes with the run."""
     settings, finetune = evaluation_settings(experiment)
     folds = make_folds(experiment, store)
     trainings = list_trainings(experiment, folds)

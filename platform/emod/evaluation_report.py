@@ -143,8 +143,9 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
     add_element(
         section,
         "p",
-        "Mean ± standard deviation over seeds; all folds of a seed are scored together. The interval is a bootstrap "
-        "over subjects, seeds pooled.",
+        "Mean ± standard deviation over seeds; all folds of a seed are scored together, which pulls AUROC, CCC and "
+        "Pearson below chance where people differ in their labels: a fold's training prior leans away from who tests. "
+        "The interval is a bootstrap over subjects, seeds pooled.",
         cls="note",
     )
     _add_costs(section, summary)
@@ -264,8 +265,12 @@ def _add_network_pictures(parent: ET.Element, evaluated: Evaluated, summary: Tar
             grid,
             "Electrodes",
             pictures.draw_importance(found.importance, store.channels(pool.corpora[0])),
-            "How much the probability of the true class falls where an electrode is flat; five of the largest are "
-            "named. What others make up for looks unimportant.",
+            (
+                "How much the squared distance on the plane grows"
+                if summary.on_plane
+                else "How much the probability of the true class falls"
+            )
+            + " where an electrode is flat; five of the largest are named. What others make up for looks unimportant.",
             "",
         )
 

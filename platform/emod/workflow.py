@@ -44,6 +44,7 @@ from emod.tracking import (
 from emod.training import (
     Finetuned,
     Pretrained,
+    audit_finetuning,
     claim_finetuning,
     claim_pretraining,
     count_steps,
@@ -205,7 +206,7 @@ def finetune_and_register(
     uri = check_request(experiment, store)
     client = MlflowClient(uri)
     claims = {target: claim_finetuning(experiment, store, pretrained, target) for target in settings.targets}
-    simulated = pretrained.simulated or store.is_simulated([settings.corpus])
+    simulated = pretrained.simulated or store.is_simulated(settings.corpora)
     outcomes = []
     for number, target in enumerate(settings.targets):
         run_name = f"{settings.run_name}-{target}"
@@ -216,6 +217,11 @@ def finetune_and_register(
         # The backbone may come from another store, or from windows that are in no version any more.
         client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
         client.set_tag(run_id, "emod.backbone_corpora", ",".join(sorted(pretrained.seen)))
+        findings = audit_finetuning(experiment, store, pretrained, target)
+        client.log_dict(run_id, {"audit": [finding.record() for finding in findings]}, "audit.json")
+        accepted = sorted({finding.code for finding in findings if finding.accepted_by == "user"})
+        client.set_tag(run_id, "emod.accepted_leaks", ",".join(accepted))
+        client.set_tag(run_id, "emod.protocol", settings.split.protocol)
         with running(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)

@@ -19,7 +19,7 @@ LABORATORIES = {"seed_iv": "BCMI", "seed_v": "BCMI", "deap": None}
 
 
 def audit(metadata: pa.Table, split: Split, **wanted: Any) -> list[Finding]:
-    return audit_split(metadata, split, window_s={"seed_v": 2.0, "deap": 2.0}, **wanted)
+    return audit_split(metadata, split, window_s={"seed_v": 2.0, "deap": 2.0}, laboratory=LABORATORIES, **wanted)
 
 
 def codes(findings: Sequence[Finding], severity: str) -> set[str]:
@@ -55,7 +55,7 @@ def test_the_clean_twin_has_nothing_to_say(metadata: pa.Table, clean: Split) -> 
         content=content_of(metadata),
         ica=["seed_v"],
         fitted={"threshold": clean.train},
-        backbone=Backbone({"deap": ("1", "2", "3")}, LABORATORIES),
+        backbone=Backbone({"deap": ("1", "2", "3")}),
     )
     assert findings == []
 
@@ -135,27 +135,34 @@ def test_a_threshold_that_saw_test_windows(metadata: pa.Table, clean: Split) -> 
 def test_a_backbone_that_learned_from_test_subjects(metadata: pa.Table) -> None:
     (split,) = split_by(metadata, protocol="subjects")
     victim = split.subjects["test"][0].partition("/")[2]
-    found = leaks(audit(metadata, split, backbone=Backbone({"seed_v": (victim,)}, LABORATORIES)))
+    found = leaks(audit(metadata, split, backbone=Backbone({"seed_v": (victim,)})))
     assert [(finding.code, finding.between, finding.examples) for finding in found] == [
         ("pretraining", ("pretraining", "test"), (f"seed_v/{victim}",))
     ]
     # A subject of the same name elsewhere is somebody else.
-    assert leaks(audit(metadata, split, backbone=Backbone({"deap": (victim,)}, LABORATORIES))) == []
+    assert leaks(audit(metadata, split, backbone=Backbone({"deap": (victim,)}))) == []
 
 
 def test_a_backbone_that_knows_the_clips(metadata: pa.Table, clean: Split) -> None:
     """Of training subjects alone: harmless where people are asked about, a leak where clips are."""
-    known = Backbone({"seed_v": tuple(name.partition("/")[2] for name in clean.subjects["train"])}, LABORATORIES)
+    known = Backbone({"seed_v": tuple(name.partition("/")[2] for name in clean.subjects["train"])})
     assert codes(audit(metadata, clean, backbone=known), "leak") == {"pretraining-clips"}
     (split,) = split_by(metadata, protocol="subjects")
-    known = Backbone({"seed_v": tuple(name.partition("/")[2] for name in split.subjects["train"])}, LABORATORIES)
+    known = Backbone({"seed_v": tuple(name.partition("/")[2] for name in split.subjects["train"])})
     assert codes(audit(metadata, split, backbone=known), "limit") == {"clips", "pretraining-clips"}
 
 
 def test_a_corpus_of_the_same_laboratory_is_said(metadata: pa.Table, clean: Split) -> None:
-    (found,) = audit(metadata, clean, backbone=Backbone({"seed_iv": ("1",), "deap": ("1",)}, LABORATORIES))
+    (found,) = audit(metadata, clean, backbone=Backbone({"seed_iv": ("1",), "deap": ("1",)}))
     assert (found.code, found.severity, found.examples) == ("laboratory", "limit", ("seed_iv",))
     assert "not published" in found.message
+
+
+def test_so_is_one_that_trains() -> None:
+    metadata = table({"seed_iv": 4, "seed_v": 4})
+    (split,) = split_by(metadata, protocol="cross_corpus", train_corpora=("seed_iv",))
+    found = audit_split(metadata, split, window_s={"seed_v": 2.0, "seed_iv": 2.0}, laboratory=LABORATORIES)
+    assert [(f.code, f.between) for f in found if f.code == "laboratory"] == [("laboratory", ("train", "test"))]
 
 
 @pytest.mark.parametrize(

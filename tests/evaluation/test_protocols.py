@@ -271,9 +271,19 @@ class TestFile:
         shuffled = metadata.take(np.random.default_rng(1).permutation(len(metadata)))
         again = read_split(f"{tmp_path}/split.json", shuffled)
         assert ids_by_role(again) == ids_by_role(split)
-        assert (again.hash, again.rule, again.seed, again.shares) == (split.hash, split.rule, split.seed, split.shares)
-        (same,) = make_splits(shuffled, SplitSettings(protocol="file", file=f"{tmp_path}/split.json"))
-        assert same.hash == split.hash
+        assert (again.hash, again.rule, again.seed) == (split.hash, split.rule, split.seed)
+
+    def test_a_file_cannot_excuse_itself(self, tmp_path: Path) -> None:
+        """What roles may share is the protocol's word, whatever the file says."""
+        metadata = table({"deap": 6})
+        path = tmp_path / "split.json"
+        wanted = SplitSettings(protocol="file", file=str(path))
+        for protocol, shares in (("subjects", ("clips",)), ("my own", ())):
+            write_split(whole_subjects(metadata), str(path))
+            content = json.loads(path.read_text())
+            content |= {"shares": ["subjects", "sessions", "clips"], "protocol": protocol, "hash": None}
+            path.write_text(json.dumps(content))
+            assert make_splits(metadata, wanted)[0].shares == shares
 
     def test_a_changed_file_is_told_by_its_hash(self, tmp_path: Path) -> None:
         path = tmp_path / "split.json"

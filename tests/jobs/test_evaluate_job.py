@@ -51,9 +51,16 @@ def test_what_cannot_be_asked_is_one_line() -> None:
 
 def test_every_shipped_evaluation_asks_one_question() -> None:
     shipped = [name for name in experiment_names() if load_experiment(name).evaluate is not None]
-    assert {"evaluate", "faced", "seed_v", "seed", "faced-simulated", "seed_v-simulated", "seed-simulated"} <= set(
-        shipped
-    )
+    assert {
+        "evaluate",
+        "faced",
+        "seed_v",
+        "seed",
+        "faced-simulated",
+        "seed_v-simulated",
+        "seed-simulated",
+        "dasps",
+    } <= set(shipped)
     for name in shipped:
         evaluation_settings(load_experiment(name))
 

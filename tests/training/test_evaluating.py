@@ -190,13 +190,11 @@ def test_the_report_is_one_page_that_says_it_all(evaluated: evaluating.Evaluated
     page = render_evaluation(evaluated, evaluation_store, command="python jobs/evaluate.py --experiment tests")
     for word in (
         "SIMULATED RECORDINGS",
-        "does not beat knowing the clip&#x27;s labels alone"
-        if "&#x27;" in page
-        else "does not beat knowing the clip's",
+        "this protocol cannot tell a model that reads emotion from one that recognises clips",
         "python jobs/evaluate.py --experiment tests",
         "differential entropy",
         "EMOD, shuffled labels",
-        "labels alone",
+        "clip's labels",
         "Calibration",
         "Learning curves",
         "parameters trained",
@@ -212,6 +210,7 @@ def test_the_report_is_one_page_that_says_it_all(evaluated: evaluating.Evaluated
     assert page.count("data:image/svg+xml;base64,") >= 10
 
 
+@pytest.mark.long
 def test_it_goes_on_where_it_was_killed(
     evaluated: evaluating.Evaluated,
     evaluation_store: ShardStore,

@@ -298,7 +298,8 @@ def test_a_lost_node_changes_nothing(
     assert_as_undisturbed(pretrain_run, found, uri, run_id)
 
 
-@pytest.mark.parametrize("failures", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("failures", [1, 2])
 def test_a_server_that_is_away_for_a_moment_is_asked_again(ray_cluster: None, tmp_path: Path, failures: int) -> None:
     """As often as workers may be lost; after that it is told in one line."""
 

@@ -10,7 +10,7 @@ from emod.catalog.strict import Strict
 
 __all__ = ["EvaluateSettings", "MethodLabel"]
 
-MethodLabel = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.+ -]+$")]
+MethodLabel = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_. -]+$")]
 
 
 class EvaluateSettings(Strict):

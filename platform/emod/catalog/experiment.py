@@ -77,6 +77,15 @@ def _absolute(url: str | None) -> str | None:
     return url if url is None or "://" in url else os.path.abspath(url)
 
 
+def _absolute_paths(settings: FinetuneSettings) -> FinetuneSettings:
+    """Workers stand in folders of their own."""
+    backbone, split = settings.backbone, settings.split
+    if backbone is not None and backbone != "none" and not backbone.startswith("models:"):
+        backbone = _absolute(backbone)
+    split = split.model_copy(update={"file": _absolute(split.file)})
+    return settings.model_copy(update={"backbone": backbone, "split": split})
+
+
 class SimulateSettings(Strict):
     """A simulated copy of a corpus: how many subjects and how much of each session."""
 
@@ -267,6 +276,16 @@ class Experiment(Strict):
     finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
     study: StudySettings | None = Field(default=None, description="what jobs/study.py compares")
     evaluate: EvaluateSettings | None = Field(default=None, description="what jobs/evaluate.py compares")
+
+    def resolve(self) -> Experiment:
+        """The experiment with addresses filled in and local paths absolute."""
+        return self.model_copy(update={"addresses": self.addresses.resolve(self.corpora)}).resolve_paths()
+
+    def resolve_paths(self) -> Experiment:
+        """The experiment with fine-tuning's local paths absolute."""
+        if self.finetune is None:
+            return self
+        return self.model_copy(update={"finetune": _absolute_paths(self.finetune)})
 
     @property
     def pretrained_on(self) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def load_experiment(name_or_file: str, overrides: Sequence[str] = ()) -> Experim
                 f"{wrote}: no corpus is called {strange[0]}{nearest(strange[0], corpus_names())}; "
                 f"known: {', '.join(corpus_names())}"
             )
-    return experiment.model_copy(update={"addresses": experiment.addresses.resolve(experiment.corpora)})
+    return experiment.resolve()
 
 
 def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experiment:
@@ -176,7 +176,7 @@ def with_overrides(experiment: Experiment, overrides: Sequence[str]) -> Experime
     """
     raw = experiment.model_dump(mode="json")
     typed = _apply_overrides(raw, overrides)
-    return validate(Experiment, raw, origin=experiment.name, typed=typed)
+    return validate(Experiment, raw, origin=experiment.name, typed=typed).resolve_paths()
 
 
 def validate(model: type[M], raw: Any, *, origin: str, typed: Typed = MappingProxyType({})) -> M:

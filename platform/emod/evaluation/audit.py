@@ -72,11 +72,9 @@ class Backbone:
 
     Attributes:
         subjects: corpus -> subjects it was trained on; None where nobody knows.
-        laboratory: corpus -> who recorded it, for that and the evaluated corpora; None where not known.
     """
 
     subjects: Mapping[str, Sequence[str]] | None
-    laboratory: Mapping[str, str | None]
 
 
 def audit_split(
@@ -88,6 +86,7 @@ def audit_split(
     content: npt.NDArray[np.bytes_] | None = None,
     fitted: Mapping[str, npt.ArrayLike] | None = None,
     backbone: Backbone | None = None,
+    laboratory: Mapping[str, str | None] | None = None,
     accept: Sequence[str] = (),
 ) -> list[Finding]:
     """All that the roles of a split share, worst first.
@@ -101,6 +100,7 @@ def audit_split(
             unnoticed.
         fitted: What was computed from labels or signal before the split (a threshold, a scaler) -> the rows it saw.
         backbone: What the network to be fine-tuned has seen; None for one that starts from nothing.
+        laboratory: corpus -> who recorded it, None where not known; of the windows' corpora and the backbone's.
         accept: Codes of leaks that the user accepts, of ACCEPTABLE.
 
     Raises:
@@ -125,6 +125,7 @@ def audit_split(
             found.append(_finding("fitted", (what, "test"), columns["windows"][shared], _FITTED.format(what=what)))
     if backbone is not None:
         found += _pretraining(metadata, split, backbone)
+    found += _kin(split, backbone, laboratory or {})
     weighed = [_weigh(finding, split, accept) for finding in found]
     order = {"leak": 0, "accepted": 1, "limit": 2}
     return sorted(weighed, key=lambda finding: order[finding.severity])
@@ -248,19 +249,27 @@ def _pretraining(metadata: pa.Table, split: Split, backbone: Backbone) -> list[F
         shown = {f"{corpus}/{clips[row]}" for row in split.test}
         message = f"the backbone has learned from other subjects of {corpus}, who saw the same clips, with their labels"
         found.append(_finding("pretraining-clips", ("pretraining", "test"), shown, message))
-    for corpus in sorted(tested):
-        owner = backbone.laboratory.get(corpus)
-        kin = [
-            name
-            for name in sorted(backbone.subjects)
-            if owner is not None and name != corpus and backbone.laboratory.get(name) == owner
-        ]
-        if kin:
-            message = (
-                f"the backbone has learned from {', '.join(kin)}, recorded by the laboratory that recorded {corpus} "
-                f"({owner}): whether people took part in both is not published"
-            )
-            found.append(_finding("laboratory", ("pretraining", "test"), kin, message))
+    return found
+
+
+def _kin(split: Split, backbone: Backbone | None, laboratory: Mapping[str, str | None]) -> list[Finding]:
+    """Corpora learned from that the laboratory of a tested corpus recorded as well."""
+    tested = {key.partition("/")[0] for key in split.subjects["test"]}
+    learned = {
+        "pretraining": set((backbone.subjects or {}) if backbone is not None else {}),
+        "train": {key.partition("/")[0] for key in split.subjects["train"]},
+    }
+    found = []
+    for stage, corpora in learned.items():
+        for corpus in sorted(tested):
+            owner = laboratory.get(corpus)
+            kin = [name for name in sorted(corpora - {corpus}) if owner is not None and laboratory.get(name) == owner]
+            if kin:
+                message = (
+                    f"{', '.join(kin)} was recorded by the laboratory that recorded {corpus} ({owner}): whether people "
+                    "took part in both is not published"
+                )
+                found.append(_finding("laboratory", (stage, "test"), kin, message))
     return found
 
 

@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -106,7 +107,7 @@ def draw_calibration(methods: Sequence[MethodSummary], true: npt.NDArray[np.int6
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, label="what they should be")
-        for colour, method in zip(PALETTE, methods, strict=False):
+        for colour, method in zip(cycle(PALETTE), methods, strict=False):
             right = (method.outputs.argmax(axis=1) == true).astype(np.int64)
             sure = np.clip(method.outputs.max(axis=1), 0, 1)
             found, said = calibration_curve(right, sure, n_bins=8, strategy="quantile")
@@ -125,7 +126,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], criterion: str)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for colour, (method, lines) in zip(PALETTE, shown.items(), strict=False):
+        for colour, (method, lines) in zip(cycle(PALETTE), shown.items(), strict=False):
             # Early stopping ends some sooner; they stay where they ended.
             longest = max(map(len, lines))
             table = np.array([[*line, *[line[-1]] * (longest - len(line))] for line in lines])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,9 @@ def make_splits(metadata: pa.Table, settings: SplitSettings, *, codes: npt.Array
         raise DataError("split: the metadata table is empty: ingest a corpus first")
     if settings.protocol == "file":
         assert settings.file is not None
-        return [read_split(settings.file, metadata)]
+        split = read_split(settings.file, metadata)
+        known = PROTOCOLS.get(split.protocol)
+        return [replace(split, shares=known.shares if known else ())]
     protocol = PROTOCOLS[settings.protocol]
     windows = _read(metadata, codes)
     rule = protocol.rule.format(**settings.model_dump())

@@ -25,7 +25,8 @@ def published_windows(catalog: CorpusCatalog, *, window_s: float) -> pa.Table:
         for trial in place.trials or range(1, catalog.trials + 1)
     }
     rows = []
-    own_clips = isinstance(catalog.trial_s, dict)
+    orders = list((catalog.trial_emotions or {}).values())
+    own_clips = isinstance(catalog.trial_s, dict) or len({tuple(order) for order in orders}) > 1
     for subject in catalog.subject_numbers:
         for session in map(str, range(1, catalog.sessions + 1)):
             words = (catalog.trial_emotions or {}).get(session) or (catalog.trial_emotions or {}).get("1")

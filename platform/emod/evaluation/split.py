@@ -152,7 +152,7 @@ def write_split(split: Split, url: str) -> None:
 def read_split(url: str, metadata: pa.Table) -> Split:
     """A split from its file, on the windows of a store.
 
-    Accepted leaks are not read: a file cannot excuse itself.
+    What its roles may share is not read: a file cannot excuse itself.
 
     Raises:
         RequestError: If the file is no split, or its hash does not fit its content.
@@ -183,7 +183,7 @@ def read_split(url: str, metadata: pa.Table) -> Split:
     split = Split(
         protocol=content.protocol,
         rule=content.rule,
-        shares=content.shares,
+        shares=(),
         accepted=(),
         seed=content.seed,
         fold=content.fold,

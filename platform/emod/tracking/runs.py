@@ -42,14 +42,17 @@ CLAIM_TAG = "emod.claim"
 # Tags that name the windows a run learned from, and the corpora they belong to: its own, and its backbone's.
 LINEAGE_TAGS = (("emod.manifest", "emod.corpora"), ("emod.backbone_manifest", "emod.backbone_corpora"))
 
-# Where a run computes, not what: these may change when it is resumed, and MLflow's params may not.
+# Where a run computes and how often it is repeated, not what: these may change when it is resumed, and MLflow's
+# params may not.
 RESOURCE_FIELDS = frozenset(
     {
         "checkpoint_every_steps",
         "cpus_per_recording",
+        "cpus_per_training",
         "cpus_per_worker",
         "gpu",
         "max_failures",
+        "seeds",
         "threads_per_worker",
         "watch_every_steps",
         "workers",

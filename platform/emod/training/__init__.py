@@ -3,6 +3,7 @@
 from emod.training.backbone import load_backbone
 from emod.training.finetune import (
     Finetuned,
+    audit_finetuning,
     claim_finetuning,
     finetune,
     fit_plane_head,
@@ -24,6 +25,7 @@ from emod.training.pretrain import (
 __all__ = [
     "Finetuned",
     "Pretrained",
+    "audit_finetuning",
     "claim_finetuning",
     "claim_pretraining",
     "count_steps",

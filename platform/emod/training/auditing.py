@@ -51,8 +51,8 @@ def audit_fold(
     """
     backbone = None
     if pretrained is not None:
-        owners = {name: load_corpus(name).laboratory for name in {*pretrained.seen, *pool.corpora}}
-        backbone = Backbone(pretrained.seen if pretrained.known else None, owners)
+        backbone = Backbone(pretrained.seen if pretrained.known else None)
+    involved = {*pool.corpora, *(pretrained.seen if pretrained is not None else ())}
     return audit_split(
         pool.metadata,
         split,
@@ -61,6 +61,7 @@ def audit_fold(
         content=content,
         fitted={} if not target.fitted.size else {"threshold": target.fitted},
         backbone=backbone,
+        laboratory={name: load_corpus(name).laboratory for name in involved},
         accept=accept,
     )
 
@@ -86,7 +87,10 @@ def _cure(finding: Finding) -> str:
     if finding.code == "ica":
         return ", or ingest with signal.ica.enabled=false, or accept it: finetune.split.accept=[ica]"
     if finding.code == "pretraining":
-        return ", or pretrain with this experiment's finetune section, which leaves them out, or on other corpora"
+        return (
+            ", or pretrain on other corpora (pretrain.corpora); with this experiment's finetune section pretraining "
+            "leaves out who is held out in the fold finetune.split.fold, and no other"
+        )
     return f", or accept it: finetune.split.accept=[{finding.code}]" if finding.acceptable else ", or mend the store"
 
 

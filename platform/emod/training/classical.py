@@ -9,6 +9,7 @@ from __future__ import annotations
 import mne
 import numpy as np
 import numpy.typing as npt
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -89,7 +90,12 @@ def fit_classical(pool: WindowPool, settings: FinetuneSettings, target: Target, 
             model = make_pipeline(StandardScaler(), Ridge(alpha=1 / strength)).fit(known, target.points[rows.train])
             found = score_plane(target.points[rows.validation], model.predict(chosen_by)).mean_ccc
         else:
-            linear = LogisticRegression(C=strength, class_weight=weights, max_iter=2000)
+            alone = len(np.unique(target.codes[rows.train])) == 1
+            linear = (
+                DummyClassifier(strategy="most_frequent")
+                if alone
+                else LogisticRegression(C=strength, class_weight=weights, max_iter=2000)
+            )
             model = make_pipeline(StandardScaler(), linear).fit(known, target.codes[rows.train])
             codes = target.codes[rows.validation]
             found = score(codes, model.predict(chosen_by), target.classes).kappa

@@ -32,7 +32,7 @@ from emod.training.backbone import digest_of, load_backbone
 from emod.training.classical import fit_classical
 from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.importance import electrode_importance, embed_windows
-from emod.training.launch import KEEP_MEMORY, claim_run
+from emod.training.launch import KEEP_MEMORY, check_room, claim_run
 from emod.training.networks import new_network
 from emod.training.pretrain import Pretrained
 
@@ -211,7 +211,8 @@ def claim_evaluation(
     claim = {
         "seed": experiment.seed,
         "finetune": finetune.model_dump(mode="json", exclude={"run_name", "gpu", "cpus_per_worker", "max_failures"}),
-        "methods": settings.model_dump(mode="json")["methods"],
+        # As a list: which is first decides what the others and the shuffled labels are held against.
+        "methods": [[method, list(changes)] for method, changes in settings.methods.items()],
         "model": experiment.model.model_dump(mode="json"),
         "backbones": {method: digest_of(backbone.model) for method, backbone in backbones.items()},
         "manifest": store.manifest.hash_of(finetune.corpora),
@@ -242,6 +243,10 @@ def run_trainings(
     done: dict[Training, Answers] = {}
     waiting: dict[Any, Training] = {}
     manifest = store.manifest.model_dump_json()
+    check_room(
+        {"CPU": settings.cpus_per_training, **({"GPU": 1.0} if settings.gpu else {})},
+        cure="evaluate.gpu and evaluate.cpus_per_training",
+    )
     task_of = _answer.options(num_cpus=settings.cpus_per_training, num_gpus=1 if settings.gpu else 0)
     for training in trainings:
         url = storage.join(folder, f"{training.name}.parquet")

@@ -25,7 +25,7 @@ from emod import storage
 from emod.catalog import Experiment, FinetuneSettings, TargetName
 from emod.cli import Tick
 from emod.errors import RequestError
-from emod.evaluation import Evaluation, PlaneEvaluation, Split, Target, divide, evaluate, evaluate_plane
+from emod.evaluation import Evaluation, Finding, PlaneEvaluation, Split, Target, divide, evaluate, evaluate_plane
 from emod.model import Emod, EmodClassifier, PlaneHead, load_weights, save_weights
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.tracking import MetricLog
@@ -45,7 +45,15 @@ from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.networks import new_classifier
 from emod.training.pretrain import Pretrained
 
-__all__ = ["Finetuned", "claim_finetuning", "finetune", "fit_plane_head", "score_test_windows", "training_rows"]
+__all__ = [
+    "Finetuned",
+    "audit_finetuning",
+    "claim_finetuning",
+    "finetune",
+    "fit_plane_head",
+    "score_test_windows",
+    "training_rows",
+]
 
 Rows = npt.NDArray[np.int64]
 
@@ -210,6 +218,11 @@ def _settings(experiment: Experiment) -> FinetuneSettings:
         raise RequestError(
             f"experiment {experiment.name} has no finetune section; add one, or use --experiment finetune"
         )
+    if experiment.finetune.method != "emod":
+        raise RequestError(
+            f"finetune.method = {experiment.finetune.method}: jobs/finetune.py trains and registers emod; "
+            "jobs/evaluate.py compares the others"
+        )
     return experiment.finetune
 
 
@@ -217,6 +230,15 @@ def _divide(settings: FinetuneSettings, store: ShardStore, target_name: TargetNa
     pool = WindowPool(store, settings.corpora)
     target, split = divide(pool.metadata, settings, target_name)
     return target, split.keep(target.rows), pool
+
+
+def audit_finetuning(
+    experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName
+) -> list[Finding]:
+    """What the audit finds in the fold, whether or not it may be."""
+    settings = _settings(experiment)
+    target, split, pool = _divide(settings, store, target_name)
+    return audit_fold(pool, target, split, pretrained, content=read_content(pool), accept=settings.split.accept)
 
 
 def _refuse_leak(
@@ -269,6 +291,7 @@ def _resume(finetuner: Finetuner, folder: Path) -> None:
     position = load_checkpoint(folder, finetuner.network, finetuner.optimiser)
     finetuner.next_epoch = position["next_epoch"]
     finetuner.best_epoch, finetuner.best_score = position["best_epoch"], position["best_score"]
+    finetuner.better_epoch = position["better_epoch"]
 
 
 def _hold(finetuner: Finetuner) -> Callable[[Path], None]:
@@ -281,6 +304,7 @@ def _hold(finetuner: Finetuner) -> Callable[[Path], None]:
         "finished": finetuner.finished,
         "best_epoch": finetuner.best_epoch,
         "best_score": finetuner.best_score,
+        "better_epoch": finetuner.better_epoch,
     }
     last = hold_checkpoint(network, config, finetuner.optimiser, position)
 

@@ -86,6 +86,7 @@ class Finetuner:
         best: Its weights after the best epoch.
         best_epoch: Counted from 1; 0 before the first.
         best_score: Validation score of that epoch.
+        better_epoch: The last one that was better than all before it; what patience counts from.
         next_epoch: Counted from 0.
     """
 
@@ -112,13 +113,13 @@ class Finetuner:
         )
         self._weights = self._class_weights()
         self.best: dict[str, Tensor] = copy.deepcopy(network.state_dict())
-        self.best_epoch, self.best_score, self.next_epoch = 0, -2.0, 0
+        self.best_epoch, self.best_score, self.better_epoch, self.next_epoch = 0, -2.0, 0, 0
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or patience is at its end."""
         patience = self._settings.patience
-        waited = self.next_epoch - self.best_epoch
+        waited = self.next_epoch - self.better_epoch
         return self.next_epoch >= self._settings.epochs or (patience is not None and 0 < patience <= waited)
 
     def epochs(self) -> Iterator[EpochReport]:
@@ -132,6 +133,8 @@ class Finetuner:
             report = EpochReport(loss, self._validate())
             self.next_epoch += 1
             # Of equal epochs the later one, which has seen more: small validation sets tie at zero for a while.
+            if report.criterion > self.best_score:
+                self.better_epoch = self.next_epoch
             if report.criterion >= self.best_score:
                 self.best = copy.deepcopy(self.network.state_dict())
                 self.best_epoch, self.best_score = self.next_epoch, report.criterion

@@ -25,7 +25,7 @@ from emod import storage
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
 
-__all__ = ["KEEP_MEMORY", "TrainResources", "Watch", "claim_run", "launch"]
+__all__ = ["KEEP_MEMORY", "TrainResources", "Watch", "check_room", "claim_run", "launch"]
 
 
 # glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
@@ -150,7 +150,10 @@ def launch(
             server that cannot be reached, which counts as a lost worker.
         ray.train.TrainingFailedError: If workers failed otherwise, more often than allowed.
     """
-    _check_resources(resources.scaling)
+    each, least = resources.scaling.resources_per_worker or {}, resources.scaling.min_workers
+    check_room(
+        {kind: amount * least for kind, amount in each.items()}, cure="gpu, workers or cpus_per_worker of its section"
+    )
     # Beside the driver, as Ray puts what leads the workers: a node that is lost takes none of it along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -188,18 +191,25 @@ def launch(
         mirror.join()
 
 
-def _check_resources(scaling: ray.train.ScalingConfig) -> None:
+def check_room(wanted: Mapping[str, float], *, cure: str, what: str = "training") -> None:
     """Ray waits for ever, and in silence, for what a fixed cluster does not have.
 
     A cluster that is not this process' own may grow, so there it is only said.
+
+    Args:
+        wanted: Resource -> how much of it, all at once.
+        cure: The fields that ask for it.
+        what: Asks for it.
+
+    Raises:
+        RequestError: If this process' own cluster has less.
     """
     has = ray.cluster_resources()
-    for kind, each in (scaling.resources_per_worker or {}).items():
-        wanted = each * scaling.min_workers
-        if wanted > has.get(kind, 0):
-            message = f"training wants {wanted:g} {kind} and the cluster has {has.get(kind, 0):g}"
+    for kind, amount in wanted.items():
+        if amount > has.get(kind, 0):
+            message = f"{what} wants {amount:g} {kind} and the cluster has {has.get(kind, 0):g}"
             if not os.environ.get("RAY_ADDRESS"):
-                raise RequestError(f"{message}; set gpu, workers or cpus_per_worker of its section to what is there")
+                raise RequestError(f"{message}; set {cure} to what is there")
             print(f"{message}; waiting for it to grow", file=sys.stderr)
 
 

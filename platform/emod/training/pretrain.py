@@ -30,7 +30,6 @@ from emod.affect import N_REGIONS
 from emod.catalog import Experiment, load_corpus
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
-from emod.evaluation import divide
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog, TrainedCorpus
@@ -46,7 +45,7 @@ from emod.training.checkpoint import (
 )
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
-from emod.training.watching import Costs, HeldOutProbe, RayGauges, watched_subjects, word_watched
+from emod.training.watching import Costs, HeldOutProbe, RayGauges, asked_about, watched_subjects, word_watched
 
 __all__ = [
     "Pretrained",
@@ -89,10 +88,8 @@ class Pretrained:
 def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:
     """corpus -> subjects that pretraining must not see: those it is watched on, and those that will be tested on."""
     held_out = watched_subjects(experiment, store)
-    if experiment.finetune is not None and experiment.finetune.corpus in experiment.pretrained_on:
-        name = experiment.finetune.corpus
-        _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
-        held_out[name] |= frozenset(key.partition("/")[2] for key in split.subjects["test"])
+    for name, subjects in asked_about(experiment, store, "test").items():
+        held_out[name] = held_out.get(name, frozenset()) | subjects
     return held_out
 
 

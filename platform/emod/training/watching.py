@@ -31,6 +31,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ from emod.evaluation import divide
 from emod.evaluation.representation import alignment, emotion_classes, knn_scores, uniformity, va_rank_correlation
 from emod.model import Emod
 from emod.objective import gather_rows, va_weights
-from emod.shards import ShardStore
+from emod.shards import ShardStore, WindowPool
 
 __all__ = ["Costs", "HeldOutProbe", "RayGauges", "watched_subjects", "word_watched"]
 
@@ -70,10 +71,10 @@ def watched_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fro
     """
     watched: dict[str, frozenset[str]] = {}
     share = experiment.pretrain.watch_subjects
+    chosen_by = asked_about(experiment, store, "validation")
     for name in experiment.pretrained_on:
-        if experiment.finetune is not None and name == experiment.finetune.corpus:
-            _, split = divide(store.metadata(name), experiment.finetune, experiment.finetune.targets[0])
-            watched[name] = frozenset(key.partition("/")[2] for key in split.subjects["validation"])
+        if name in chosen_by:
+            watched[name] = chosen_by[name]
             continue
         subjects = sorted(set(store.metadata(name)["subject"].to_pylist()))
         if share and len(subjects) >= 3:
@@ -81,6 +82,22 @@ def watched_subjects(experiment: Experiment, store: ShardStore) -> dict[str, fro
             wanted = min(max(1, round(share * len(subjects))), len(subjects) - 2)
             watched[name] = frozenset(subjects[index] for index in order[:wanted])
     return watched
+
+
+def asked_about(
+    experiment: Experiment, store: ShardStore, role: Literal["validation", "test"]
+) -> dict[str, frozenset[str]]:
+    """corpus -> subjects of a role of fine-tuning's fold, of the corpora that are pretrained on."""
+    settings = experiment.finetune
+    if settings is None or not set(settings.corpora) & set(experiment.pretrained_on):
+        return {}
+    _, split = divide(WindowPool(store, settings.corpora).metadata, settings, settings.targets[0])
+    found: dict[str, set[str]] = {name: set() for name in settings.corpora if name in experiment.pretrained_on}
+    for key in split.subjects[role]:
+        corpus, _, subject = key.partition("/")
+        if corpus in found:
+            found[corpus].add(subject)
+    return {name: frozenset(subjects) for name, subjects in found.items()}
 
 
 def word_watched(watched: Mapping[str, frozenset[str]]) -> str:
