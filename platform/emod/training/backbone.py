@@ -16,10 +16,10 @@ from safetensors.torch import save
 from emod import storage
 from emod.catalog import Experiment
 from emod.errors import RequestError
-from emod.model import Emod, load_emod
+from emod.model import Emod
 from emod.tracking import tracking_uri
 from emod.tracking.servable import load_servable
-from emod.training.pretrain import Pretrained, load_pretrained, read_provenance
+from emod.training.pretrain import Pretrained, load_folder, load_pretrained
 
 __all__ = ["NEW", "digest_of", "load_backbone"]
 
@@ -64,11 +64,7 @@ def _load_folder(url: str) -> Pretrained:
             f"finetune.backbone = {storage.redact(url)}: no model.json there; give a folder with model.json and "
             "model.safetensors, such as a run's model or one of its checkpoints"
         )
-    with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
-        for name in ("model.json", "model.safetensors"):
-            storage.download(storage.join(url, name), str(Path(scratch, name)))
-        model = load_emod(Path(scratch))
-    return read_provenance(url, model) or Pretrained(model, {}, "unknown", simulated=False, known=False)
+    return load_folder(url)
 
 
 def _load_registered(

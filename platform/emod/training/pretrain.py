@@ -262,18 +262,17 @@ def load_pretrained(runs_url: str, run_name: str) -> Pretrained:
             f"{storage.redact(runs_url)} holds no finished pretraining run {run_name!r}; "
             "finish it with jobs/pretrain.py, or set pretrain.run_name to one that has"
         )
+    return load_folder(url)
+
+
+def load_folder(url: str) -> Pretrained:
+    """A network from a folder with model.json and model.safetensors, and what lies beside them of whom it has seen."""
     with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
         for name in ("model.json", "model.safetensors"):
             storage.download(storage.join(url, name), str(Path(scratch, name)))
-        found = read_provenance(url, load_emod(Path(scratch)))
-    assert found is not None
-    return found
-
-
-def read_provenance(url: str, model: Emod) -> Pretrained | None:
-    """A network with what lies beside its weights of where they come from; None where nothing does."""
+        model = load_emod(Path(scratch))
     if not storage.exists(storage.join(url, _PROVENANCE)):
-        return None
+        return Pretrained(model, {}, "unknown", simulated=False, known=False)
     provenance = json.loads(storage.read_bytes(storage.join(url, _PROVENANCE), at_most=_PROVENANCE_BYTES))
     return Pretrained(
         model=model,
