@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-torcheeg test-triton test-gpu bench lint clean
+.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-gpu bench lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -16,6 +16,13 @@ test-long: $(VENV)/installed-test
 
 test-real: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m real
+
+# The machine's own Chromium, or another by its path.
+EMOD_BROWSER ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+test-browser: $(VENV)/installed-test
+	@test -n "$(EMOD_BROWSER)" || { echo "no Chromium on this machine: install one, or set EMOD_BROWSER" >&2; exit 2; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	EMOD_BROWSER=$(EMOD_BROWSER) $(BIN)/python -m pytest -m browser
 
 # TorchEEG asks for a scipy of 2022 and reads well with today's: its other needs are named here, without that one.
 TORCHEEG := .venv-torcheeg

@@ -9,18 +9,11 @@ stopped. The audit runs before anything trains; --dry-run counts folds and windo
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from emod.cli import experiment_parser, load_requested, run_job, show_plan
-
-if TYPE_CHECKING:
-    from emod.catalog import Experiment
+from emod.cli import experiment_parser, load_below, run_job, show_plan
 
 
 def main() -> None:
@@ -29,13 +22,9 @@ def main() -> None:
         "--out", metavar="URL", help="where all it makes goes (default where it simulates: outputs/NAME)"
     )
     arguments = parser.parse_args()
-    experiment = load_requested(arguments)
-    out = arguments.out or (os.path.join("outputs", Path(arguments.experiment).stem) if experiment.simulate else None)
-    if out:
-        arguments.overrides = [*addresses(experiment, out), *arguments.overrides]
-        experiment = load_requested(arguments)
+    experiment = load_below(arguments)
 
-    from emod.evaluating import evaluate_methods, plan_evaluation, plan_without_store
+    from emod.evaluating import evaluate_methods, plan_evaluation, plan_without_store, starts_from_run
     from emod.shards import ShardStore
 
     if arguments.dry_run:
@@ -54,19 +43,14 @@ def main() -> None:
         if experiment.simulate:
             workflow.simulate_corpora(experiment)
             store = workflow.ingest_corpora(experiment)
-            workflow.pretrain_backbone(experiment, store)
+            if starts_from_run(experiment):
+                workflow.pretrain_backbone(experiment, store)
         else:
             store = ShardStore.open(experiment.addresses.store_url())
         evaluated = evaluate_methods(experiment, store)
     command = redact(shlex.join(["python", "jobs/evaluate.py", *sys.argv[1:]]))
     report = write_evaluation(evaluated, store, command=command)
     print_evaluation(evaluated, report=report, seconds=time.monotonic() - started)
-
-
-def addresses(experiment: Experiment, out: str) -> list[str]:
-    """Overrides that put what the job makes below one folder; of recordings, the simulated copies alone."""
-    places = {"store": "store", "runs": "runs"} | {f"data.{name}": f"recordings/{name}" for name in experiment.simulate}
-    return [f"addresses.{field}={json.dumps(f'{out}/{place}')}" for field, place in places.items()]
 
 
 if __name__ == "__main__":

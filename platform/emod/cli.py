@@ -6,6 +6,7 @@ It starts nothing and imports nothing heavy, so ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -19,7 +20,16 @@ from emod.errors import DataError, RequestError
 if TYPE_CHECKING:
     from emod.catalog import Experiment
 
-__all__ = ["JobParser", "Tick", "experiment_parser", "load_requested", "progress", "run_job", "show_plan"]
+__all__ = [
+    "JobParser",
+    "Tick",
+    "experiment_parser",
+    "load_below",
+    "load_requested",
+    "progress",
+    "run_job",
+    "show_plan",
+]
 
 
 # Of a log that a person reads to see whether a job still goes on.
@@ -93,6 +103,22 @@ def load_requested(arguments: argparse.Namespace) -> Experiment:
     from emod.catalog import load_experiment
 
     return load_experiment(arguments.experiment, arguments.overrides)
+
+
+def load_below(arguments: argparse.Namespace) -> Experiment:
+    """As `load_requested`, for a job with --out: all it makes lies below that folder, outputs/NAME where it simulates.
+
+    Of recordings, the simulated copies alone.
+    """
+    experiment = load_requested(arguments)
+    name = os.path.splitext(os.path.basename(arguments.experiment))[0]
+    out = arguments.out or (os.path.join("outputs", name) if experiment.simulate else None)
+    if out is None:
+        return experiment
+    places = {"store": "store", "runs": "runs"} | {f"data.{each}": f"recordings/{each}" for each in experiment.simulate}
+    below = [f"addresses.{field}={json.dumps(f'{out}/{place}')}" for field, place in places.items()]
+    arguments.overrides = [*below, *arguments.overrides]
+    return load_requested(arguments)
 
 
 def show_plan(experiment: Experiment, lines: list[str]) -> None:

@@ -5,6 +5,7 @@ Nothing here computes a score; it calls the rooms that do.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +16,10 @@ import pyarrow as pa
 from mlflow import MlflowClient
 
 from emod import storage
-from emod.catalog import Experiment, TargetName, load_corpus
+from emod.catalog import Experiment, PrintedScores, TargetName, load_corpus, load_paper, with_overrides
 from emod.cli import progress
 from emod.evaluation import (
+    Backbone,
     Finding,
     MethodSummary,
     TargetSummary,
@@ -29,6 +31,7 @@ from emod.evaluation.published import published_windows
 from emod.shards import ShardStore, WindowPool
 from emod.tracking import ensure_run, log_experiment
 from emod.training import Pretrained, load_backbone
+from emod.training.backbone import NEW, PER_SEED, digest_of
 from emod.training.evaluating import (
     SHUFFLED,
     Answers,
@@ -42,9 +45,18 @@ from emod.training.evaluating import (
     method_experiment,
     run_trainings,
 )
+from emod.training.networks import RIVALS, read_weights
 from emod.workflow import check_request, log_store, running
 
-__all__ = ["Evaluated", "evaluate_methods", "figures_of", "plan_evaluation", "plan_without_store", "record_of"]
+__all__ = [
+    "Evaluated",
+    "evaluate_methods",
+    "figures_of",
+    "plan_evaluation",
+    "plan_without_store",
+    "record_of",
+    "starts_from_run",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +68,7 @@ class Evaluated:
         summaries: One a target.
         answers: Of every training.
         folds: Audited.
-        backbones: method -> what it started from, of methods that start from something.
+        backbones: method, or method and seed -> what it started from, of methods that start from something.
         simulated: Whether anything that was learned from or tested on was simulated.
         run_id: In MLflow.
         folder: Below the runs: splits, answers, and the report.
@@ -70,6 +82,13 @@ class Evaluated:
     simulated: bool
     run_id: str
     folder: str
+
+    def printed(self, method: str) -> PrintedScores | None:
+        """What the paper printed for a method of this name, where this is its protocol on real recordings."""
+        finetune = self.experiment.finetune
+        if self.simulated or finetune is None:
+            return None
+        return load_paper().of(method, corpus=finetune.corpus, protocol=finetune.split.protocol)
 
 
 def plan_evaluation(experiment: Experiment, store: ShardStore) -> list[str]:
@@ -117,12 +136,14 @@ def evaluate_methods(experiment: Experiment, store: ShardStore) -> Evaluated:
     folds = make_folds(experiment, store)
     trainings = list_trainings(experiment, folds)
     backbones = _backbones(experiment)
-    starting = list(backbones.values())
-    without = len(backbones) < len(settings.methods)
+    rivals = _rival_weights(experiment)
+    learned_from = [*(backbone.learned_from for backbone in backbones.values()), *(Backbone(None) for _ in rivals)]
+    unpretrained = [None] if _from_nothing(experiment) else []
     with progress("audit", None) as advance:
-        folds = audit_evaluation(experiment, store, folds, [*starting, *([None] if without else [])])
+        folds = audit_evaluation(experiment, store, folds, [*learned_from, *unpretrained])
         advance(1, "no leak")
-    claim = claim_evaluation(experiment, store, folds, backbones)
+    weights = {method: digest_of(backbone.model) for method, backbone in backbones.items()} | rivals
+    claim = claim_evaluation(experiment, store, folds, weights)
     folder = storage.join(experiment.addresses.runs_url(), settings.run_name)
     for name, of_target in folds.items():
         for number, fold in enumerate(of_target, start=1):
@@ -132,7 +153,7 @@ def evaluate_methods(experiment: Experiment, store: ShardStore) -> Evaluated:
     client = MlflowClient(uri)
     run_id = ensure_run(uri, experiment.name, settings.run_name, {"emod.stage": "evaluate"}, claim=claim)
     log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate", "study"))
-    simulated = store.is_simulated(finetune.corpora) or any(backbone.simulated for backbone in starting)
+    simulated = store.is_simulated(finetune.corpora) or any(backbone.simulated for backbone in backbones.values())
     log_store(client, run_id, experiment, store, simulated=simulated)
     with running(client, run_id):
         with progress("evaluate", len(trainings)) as advance:
@@ -143,13 +164,47 @@ def evaluate_methods(experiment: Experiment, store: ShardStore) -> Evaluated:
 
 
 def _backbones(experiment: Experiment) -> dict[str, Pretrained]:
+    """What each method starts from; each seed of it, where seeds start from different ones."""
     settings, _ = evaluation_settings(experiment)
     found = {}
     for method in settings.methods:
-        varied = method_experiment(experiment, Training("emotion", method, 0, experiment.seed))
-        assert varied.finetune is not None
-        if varied.finetune.method == "emod" and varied.finetune.backbone != "none":
-            found[method] = load_backbone(varied)
+        for seed in range(experiment.seed, experiment.seed + settings.seeds):
+            varied = method_experiment(experiment, Training("emotion", method, 0, seed))
+            assert varied.finetune is not None
+            if varied.finetune.method != "emod" or varied.finetune.backbone == NEW:
+                break
+            if PER_SEED not in (varied.finetune.backbone or ""):
+                found[method] = load_backbone(varied)
+                break
+            found[f"{method} of seed {seed}"] = load_backbone(varied)
+    return found
+
+
+def starts_from_run(experiment: Experiment) -> bool:
+    """Whether any method starts from the run that ``pretrain.run_name`` names."""
+    settings, _ = evaluation_settings(experiment)
+    varied = [with_overrides(experiment, changes).finetune for changes in settings.methods.values()]
+    return any(each is not None and each.method == "emod" and each.backbone is None for each in varied)
+
+
+def _from_nothing(experiment: Experiment) -> bool:
+    """Whether any method starts from no pretraining."""
+    settings, _ = evaluation_settings(experiment)
+    varied = [with_overrides(experiment, changes).finetune for changes in settings.methods.values()]
+    return any(
+        each is not None and (each.backbone == NEW if each.method == "emod" else each.rival_weights is None)
+        for each in varied
+    )
+
+
+def _rival_weights(experiment: Experiment) -> dict[str, str]:
+    """method -> SHA-256 of the weights that it starts from, of rivals that start from some."""
+    settings, _ = evaluation_settings(experiment)
+    found = {}
+    for method, changes in settings.methods.items():
+        varied = with_overrides(experiment, changes).finetune
+        if varied is not None and varied.method in RIVALS and varied.rival_weights is not None:
+            found[method] = hashlib.sha256(read_weights(varied.rival_weights)).hexdigest()
     return found
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import emod
 from emod import storage
-from emod.catalog import load_corpus
+from emod.catalog import PrintedScores, load_corpus
 from emod.evaluating import Evaluated, figures_of
 from emod.evaluation import Finding, MethodSummary, TargetSummary
 from emod.evaluation import evaluation_pictures as pictures
@@ -74,6 +74,8 @@ def print_evaluation(evaluated: Evaluated, *, report: str, seconds: float) -> No
                 _difference(method),
                 style="dim" if method in summary.controls else "",
             )
+            if (printed := evaluated.printed(method.method)) is not None and not summary.on_plane:
+                shown.add_row("  the paper", *(_printed(printed, name) for name in figures), style="dim")
         console.print(shown)
         for sentence in summary.verdicts():
             console.print(sentence, highlight=False)
@@ -138,6 +140,8 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
         interval = f"{method.interval.low:.3f} to {method.interval.high:.3f}" if method.interval else "–"
         sees = "EEG" if method.sees_eeg else "labels"
         rows.append((method.method, sees, *(_spread(method, name) for name in figures), interval))
+        if (printed := evaluated.printed(method.method)) is not None and not summary.on_plane:
+            rows.append(("the paper", "", *(_printed(printed, name) for name in figures), "–"))
     headings = ["method", "sees", *(_WORDS[name] for name in figures), "95 % over subjects"]
     add_table(add_element(section, "div", cls="wide"), headings, rows, text=2)
     add_element(
@@ -351,6 +355,15 @@ def _spread(method: MethodSummary, figure: str) -> str:
     if math.isnan(mean):
         return "–"
     return f"{mean:.3f}" if math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"
+
+
+def _printed(printed: PrintedScores, figure: str) -> str:
+    """A figure of the paper, where it gives one; it prints percent."""
+    found = getattr(printed, figure, None)
+    if found is None:
+        return ""
+    mean, sd = found
+    return f"{mean / 100:.3f}" if sd is None else f"{mean / 100:.3f} ± {sd / 100:.3f}"
 
 
 def _difference(method: MethodSummary) -> str:

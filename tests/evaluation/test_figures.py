@@ -250,3 +250,24 @@ def test_results_show_scores_intervals_and_controls() -> None:
         assert expected in words
     with pytest.raises(ValueError, match="no evaluation"):
         draw_results([], simulated=True)
+
+
+def test_each_group_has_its_own_chance_and_the_papers_marks_stand_where_they_were_printed() -> None:
+    table = {
+        "FACED": compare_arms({"EMOD": [0.3, 0.4], "Scratch": [0.2, 0.3]}),
+        "SEED": compare_arms({"EMOD": [0.5, 0.6], "Scratch": [0.4, 0.5]}),
+    }
+    figure = draw_comparison(
+        table, simulated=False, chance=[1 / 9, 1 / 3], title="Arms", printed={"SEED": [None, 0.6114]}
+    )
+    axes = figure.axes[0]
+    segments = [segment for lines in axes.collections for segment in lines.get_segments()]
+    flat = sorted(float(segment[0][1]) for segment in segments if segment[1][0] - segment[0][0] > 0.8)
+    assert flat == pytest.approx([100 / 9, 100 / 3])
+    bottoms = [bar.get_y() for bar in axes.patches]
+    assert bottoms == pytest.approx([100 / 9] * 2 + [100 / 3] * 2)
+    marks = [line for line in axes.lines if np.allclose(line.get_ydata(), 61.14) and len(line.get_xdata())]
+    assert len(marks) == 1
+    assert 1.0 < float(np.mean(marks[0].get_xdata())) < 1.4
+    assert "the paper" in words_of(figure)
+    assert "the paper" not in words_of(draw_comparison(table, simulated=False, chance=0.1, title="Arms"))

@@ -129,6 +129,25 @@ def test_a_clip_leaves_no_trace_beside_its_state_and_rest_is_the_origin() -> Non
     assert np.abs(here - record(cleaned(clip(0.0, 4.0)), effect=1.0)).max() > 1.0
 
 
+def test_a_clip_can_be_given_a_trace_that_everybody_shares() -> None:
+    """Of its own power in every rhythm, whoever watches and whatever is felt; rest has none."""
+    settings = SILENT | {"alpha_moment_nam": 10.0, "trial_log_power_sd": 0.0, "effect": 1.0}
+
+    def shift(stimulus: str, subject: str, valence: float, **changes: Any) -> float:
+        passage = clip(valence, 0.0, 40.0, stimulus=stimulus)
+        with_trace = record(cleaned(passage, subject=subject, **changes), **settings, clip_log_power_sd=1.0)
+        without = record(cleaned(passage, subject=subject, **changes), **settings)
+        return float(log_ratio(with_trace, without).mean())
+
+    first = shift("a", "1", 0.0)
+    assert abs(first) > 0.05
+    assert shift("a", "2", 3.0) == pytest.approx(first, abs=1e-6)
+    assert abs(shift("b", "1", 0.0) - first) > 0.05
+    assert abs(shift("a", "1", 0.0, corpus="amigos") - first) > 0.05
+    rest = cleaned(Passage(12.0, "1"))
+    np.testing.assert_array_equal(record(rest, **settings), record(rest, **settings, clip_log_power_sd=1.0))
+
+
 @pytest.mark.parametrize(
     ("rhythm", "valence", "arousal", "site", "shift"),
     [

@@ -17,10 +17,11 @@ from mlflow import MlflowClient
 
 from emod.catalog import EmodConfig, Experiment
 from emod.catalog.load import validate
+from emod.evaluating import Evaluated, evaluate_methods
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import pretrain
-from tests.training.tiny_store import TINY, PretrainRun, write_tiny_store
+from tests.training.tiny_store import METHODS, SHAPES_64, TINY, PretrainRun, write_tiny_store
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +132,38 @@ def pretrain_run(
     run_id = ensure_run(uri, "tests", "backbone", {})
     pretrained = pretrain(experiment, ShardStore.open(store_url), tracking=(uri, run_id), advance=lambda *told: None)
     return PretrainRun(experiment, uri, run_id, pretrained)
+
+
+@pytest.fixture(scope="module")
+def evaluation_store(
+    tmp_path_factory: pytest.TempPathFactory, make_experiment: Callable[..., Experiment]
+) -> ShardStore:
+    url = str(tmp_path_factory.mktemp("evaluated"))
+    write_tiny_store(url, SHAPES_64, make_experiment("unused").signal.model_dump(mode="json"))
+    return ShardStore.open(url)
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    ray_cluster: None,
+    evaluation_store: ShardStore,
+    make_experiment: Callable[..., Experiment],
+    new_runs: Callable[[], tuple[Path, str]],
+) -> Evaluated:
+    runs, _ = new_runs()
+    tune = {
+        "corpus": "seed_iv",
+        "targets": ["emotion", "plane"],
+        "split": {"protocol": "subject_folds", "folds": 3, "validation": 0.3},
+        "epochs": 2,
+        "batch": 8,
+        "learning_rate": 1e-2,
+    }
+    experiment = make_experiment(
+        runs,
+        corpora=["seed_iv"],
+        addresses={"store": evaluation_store.url, "runs": str(runs)},
+        finetune=tune,
+        evaluate={"methods": METHODS, "seeds": 2},
+    )
+    return evaluate_methods(experiment, evaluation_store)

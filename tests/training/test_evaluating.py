@@ -35,28 +35,11 @@ from emod.training.evaluating import (
     run_trainings,
     train_and_answer,
 )
-from tests.training.tiny_store import SHAPES, write_tiny_store
-
-METHODS = {
-    "EMOD": ["finetune.backbone=none"],
-    "EEGNet": ["finetune.method=eegnet"],
-    "differential entropy": ["finetune.method=differential_entropy"],
-}
-# At 64 Hz, so that bands fit, and patches of rivals too.
-SHAPES_64 = {"seed_iv": (SHAPES["seed_iv"][0], 64.0, 2.0)}
+from tests.training.tiny_store import METHODS
 
 
 def ignore(answers: Answers) -> None:
     del answers
-
-
-@pytest.fixture(scope="module")
-def evaluation_store(
-    tmp_path_factory: pytest.TempPathFactory, make_experiment: Callable[..., Experiment]
-) -> ShardStore:
-    url = str(tmp_path_factory.mktemp("evaluated"))
-    write_tiny_store(url, SHAPES_64, make_experiment("unused").signal.model_dump(mode="json"))
-    return ShardStore.open(url)
 
 
 @pytest.fixture
@@ -82,32 +65,6 @@ def new_evaluation(
         )
 
     return make
-
-
-@pytest.fixture(scope="module")
-def evaluated(
-    ray_cluster: None,
-    evaluation_store: ShardStore,
-    make_experiment: Callable[..., Experiment],
-    new_runs: Callable[[], tuple[Path, str]],
-) -> evaluating.Evaluated:
-    runs, _ = new_runs()
-    tune = {
-        "corpus": "seed_iv",
-        "targets": ["emotion", "plane"],
-        "split": {"protocol": "subject_folds", "folds": 3, "validation": 0.3},
-        "epochs": 2,
-        "batch": 8,
-        "learning_rate": 1e-2,
-    }
-    experiment = make_experiment(
-        runs,
-        corpora=["seed_iv"],
-        addresses={"store": evaluation_store.url, "runs": str(runs)},
-        finetune=tune,
-        evaluate={"methods": METHODS, "seeds": 2},
-    )
-    return evaluate_methods(experiment, evaluation_store)
 
 
 def test_each_training_is_what_it_is_alone(evaluated: evaluating.Evaluated, evaluation_store: ShardStore) -> None:
@@ -281,7 +238,9 @@ class TestStops:
         raw["finetune"]["split"]["accept"] = ["pretraining"]
         accepted = Experiment.model_validate_json(json.dumps(raw))
         folds = make_folds(accepted, evaluation_store)
-        found = evaluating.audit_evaluation(accepted, evaluation_store, folds, [load_backbone(_first(accepted))])
+        found = evaluating.audit_evaluation(
+            accepted, evaluation_store, folds, [load_backbone(_first(accepted)).learned_from]
+        )
         assert {f.accepted_by for f in found["emotion"][0].findings if f.code == "pretraining"} == {"user"}
 
     @pytest.mark.parametrize(

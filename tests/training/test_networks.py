@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.metrics import root_mean_squared_error
 
 from emod.catalog import EmodConfig, Experiment, FinetuneSettings, MethodName, load_corpus
@@ -255,3 +256,39 @@ def test_the_median_is_that_of_the_training_windows(store: ShardStore, settings:
     assert target.codes.tolist() == (values > middle).astype(int).tolist()
     assert np.median(values) != middle
     assert f"above the median of the training windows ({middle:.3g} for valence)" in target.rule
+
+
+def test_a_rival_starts_from_weights_of_its_own(tmp_path: Path) -> None:
+    """Everything but the head is taken, also where another number of classes was learned."""
+    torch.manual_seed(0)
+    given = Rival("eegnet", CHANNELS, 128.0, 256, 5)
+    save_file(given.network.state_dict(), tmp_path / "eegnet.safetensors")
+    torch.manual_seed(1)
+    rival = Rival("eegnet", CHANNELS, 128.0, 256, 3, weights=str(tmp_path / "eegnet.safetensors"))
+    taken = given.network.state_dict()
+    heads = 0
+    for name, tensor in rival.network.state_dict().items():
+        if name.startswith("final_layer."):
+            heads += 1
+            assert tensor.shape != taken[name].shape or not torch.equal(tensor, taken[name])
+        else:
+            assert torch.equal(tensor, taken[name]), name
+    assert heads
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "pickled.pt")
+    for name, told in (
+        ("other.safetensors", "0 of the .* tensors of eegnet are there, .*braindecode.models.EEGNet"),
+        ("pickled.pt", "no safetensors file .*convert it"),
+        ("absent.safetensors", "no such file"),
+    ):
+        with pytest.raises(RequestError, match=rf"finetune\.rival_weights = .*{name}: {told}"):
+            Rival("eegnet", CHANNELS, 128.0, 256, 3, weights=str(tmp_path / name))
+
+
+def test_only_a_rival_takes_a_rivals_weights(settings: FinetuneSettings) -> None:
+    with pytest.raises(ValueError, match="rival_weights are for rivals; method is emod"):
+        change(settings, rival_weights="somewhere")
+    assert change(settings, method="labram", rival_weights="somewhere").rival_weights == "somewhere"

@@ -23,6 +23,14 @@ SHAPES: dict[str, tuple[tuple[str, ...], float, float]] = {
     "deap": (("Fp1", "F3", "C3", "O1"), 20.0, 2.0),
     "seed_iv": (("Fp2", "F4", "C4", "P4", "O2"), 25.0, 3.0),
 }
+# At 64 Hz, so that bands fit, and patches of rivals too.
+SHAPES_64 = {"seed_iv": (SHAPES["seed_iv"][0], 64.0, 2.0)}
+# What the tests' evaluations compare.
+METHODS = {
+    "EMOD": ["finetune.backbone=none"],
+    "EEGNet": ["finetune.method=eegnet"],
+    "differential entropy": ["finetune.method=differential_entropy"],
+}
 # Emotion words of seed_iv, as points.
 WORDS = {"happy": (3.0, 2.0), "sad": (-2.5, -1.5), "fear": (-2.0, 3.0), "neutral": (0.0, 0.0)}
 

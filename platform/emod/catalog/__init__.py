@@ -1,5 +1,6 @@
 """What a corpus and a run ARE: frozen strict models. The only room that reads YAML; it imports nothing heavy."""
 
+from emod.catalog.ablation import AblationSettings
 from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, Missing, RatingScale
 from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.experiment import (
@@ -21,16 +22,19 @@ from emod.catalog.load import (
     load_corpus,
     load_emotion_words,
     load_experiment,
+    load_paper,
     load_simulation,
     with_overrides,
 )
 from emod.catalog.model import EmodConfig
+from emod.catalog.paper import PaperScores, PrintedScores
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.catalog.simulation import SimulationSettings
 from emod.catalog.split import SplitSettings
 from emod.catalog.study import StudySettings
 
 __all__ = [
+    "AblationSettings",
     "Addresses",
     "CleaningStage",
     "CorpusCatalog",
@@ -43,7 +47,9 @@ __all__ = [
     "IngestSettings",
     "MethodName",
     "Missing",
+    "PaperScores",
     "PretrainSettings",
+    "PrintedScores",
     "RatingScale",
     "SignalSettings",
     "SimulateSettings",
@@ -59,6 +65,7 @@ __all__ = [
     "load_corpus",
     "load_emotion_words",
     "load_experiment",
+    "load_paper",
     "load_simulation",
     "with_overrides",
 ]

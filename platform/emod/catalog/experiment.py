@@ -10,6 +10,7 @@ from typing import Literal, overload
 
 from pydantic import Field, field_validator, model_validator
 
+from emod.catalog.ablation import AblationSettings
 from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.model import EmodConfig
 from emod.catalog.signal import SignalSettings
@@ -83,7 +84,8 @@ def _absolute_paths(settings: FinetuneSettings) -> FinetuneSettings:
     if backbone is not None and backbone != "none" and not backbone.startswith("models:"):
         backbone = _absolute(backbone)
     split = split.model_copy(update={"file": _absolute(split.file)})
-    return settings.model_copy(update={"backbone": backbone, "split": split})
+    rival = _absolute(settings.rival_weights)
+    return settings.model_copy(update={"backbone": backbone, "split": split, "rival_weights": rival})
 
 
 class SimulateSettings(Strict):
@@ -216,7 +218,13 @@ class FinetuneSettings(Strict):
     backbone: str | None = Field(
         default=None,
         description="where method emod starts: a folder with model.json and model.safetensors, models:/NAME@ALIAS, "
-        "models:/NAME/VERSION, or none for fresh weights; null: the finished run pretrain.run_name",
+        "models:/NAME/VERSION, or none for fresh weights; {seed} in it is the training's; null: the finished run "
+        "pretrain.run_name",
+    )
+    rival_weights: str | None = Field(
+        default=None,
+        description="where a rival starts: a .safetensors file with weights under braindecode's names, such as those "
+        "that its authors publish; null: fresh weights",
     )
     epochs: int = Field(default=100, ge=1, description="passes over the training windows")
     batch: int = Field(default=64, ge=2, description="windows")
@@ -248,6 +256,8 @@ class FinetuneSettings(Strict):
     @model_validator(mode="after")
     def _falls(self) -> FinetuneSettings:
         _check_fall(self.learning_rate, self.final_learning_rate)
+        if self.rival_weights is not None and self.method in ("emod", "differential_entropy"):
+            raise ValueError(f"rival_weights are for rivals; method is {self.method}, leave them out")
         if self.corpus in self.split.train_corpora:
             raise ValueError(f"split.train_corpora names {self.corpus}, which corpus says to test on; take one of them")
         return self
@@ -276,6 +286,7 @@ class Experiment(Strict):
     finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
     study: StudySettings | None = Field(default=None, description="what jobs/study.py compares")
     evaluate: EvaluateSettings | None = Field(default=None, description="what jobs/evaluate.py compares")
+    ablation: AblationSettings | None = Field(default=None, description="what jobs/ablate.py compares")
 
     def resolve(self) -> Experiment:
         """The experiment with addresses filled in and local paths absolute."""

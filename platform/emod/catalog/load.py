@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from emod.catalog.corpus import CorpusCatalog, EmotionWord
 from emod.catalog.experiment import Experiment
+from emod.catalog.paper import PaperScores
 from emod.catalog.simulation import SimulationSettings
 from emod.catalog.wording import Typed, nearest, one_line
 from emod.errors import RequestError
@@ -32,6 +33,7 @@ __all__ = [
     "load_corpus",
     "load_emotion_words",
     "load_experiment",
+    "load_paper",
     "load_simulation",
     "shipped_corpus_names",
     "validate",
@@ -127,6 +129,13 @@ def load_emotion_words() -> tuple[EmotionWord, ...]:
     if twice := {key for key in keys if keys.count(key) > 1}:
         raise RequestError(f"{path.name}: {sorted(twice)} stand twice; keep one row each")
     return words
+
+
+@cache
+def load_paper() -> PaperScores:
+    """What the paper printed."""
+    path = catalog_root() / "paper.yaml"
+    return validate(PaperScores, _read_yaml(path), origin=path.name)
 
 
 @cache

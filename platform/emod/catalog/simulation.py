@@ -45,6 +45,9 @@ class SimulationSettings(Strict):
 
     # What has nothing to do with emotion
     trial_log_power_sd: NotNegative = Field(default=0.35, description="per rhythm and trial")
+    clip_log_power_sd: NotNegative = Field(
+        default=0.0, description="per rhythm and clip, the same in everybody: a trace of the clip that is no emotion"
+    )
     drift_log_power_sd_per_hour: NotNegative = Field(default=0.3, description="per rhythm and session, linear in time")
     session_log_power_sd: NotNegative = Field(default=0.2, description="per rhythm and session")
     subject_log_power_sd: NotNegative = Field(default=0.5, description="per rhythm and subject")

@@ -795,9 +795,10 @@ def draw_comparison(
     path: Path | None = None,
     *,
     simulated: bool,
-    chance: float,
+    chance: float | Sequence[float],
     title: str,
     notes: str = "",
+    printed: Mapping[str, Sequence[float | None]] | None = None,
 ) -> Figure:
     """Balanced accuracy of each arm of a study above chance, a group of bars for each world, a dot for each seed.
 
@@ -805,25 +806,28 @@ def draw_comparison(
         table: What stands below a group of bars -> its arms, from `compare_arms`; the same arms throughout.
         path: Where the PNG goes; None writes nothing.
         simulated: Whether the data are simulated.
-        chance: Balanced accuracy without any input.
+        chance: Balanced accuracy without any input; one for all groups, or one for each.
         title: First line.
         notes: What was trained on what.
+        printed: What stands below a group -> what the paper printed of each arm.
     """
+    floors = [chance] * len(table) if isinstance(chance, float) else list(chance)
     arms = [score.arm for score in next(iter(table.values()))]
     width = 0.8 / len(arms)
     seeds = len(next(iter(table.values()))[0].values)
     subtitle = f"Bars: mean and standard deviation over {seeds} seeds, from chance; dots: seeds. {notes}"
     figure = _sheet(5.2, title, subtitle.strip(), simulated=simulated)
     axes = figure.subplots()
-    for group, scores in enumerate(table.values()):
+    small = len(arms) * len(table) > 18
+    for group, (scores, floor) in enumerate(zip(table.values(), floors, strict=True)):
         for number, score in enumerate(scores):
             at = group + (number - (len(arms) - 1) / 2) * width
             colour = PALETTE[number % len(PALETTE)]
             axes.bar(
                 at,
-                100 * (score.mean - chance),
+                100 * (score.mean - floor),
                 0.88 * width,
-                bottom=100 * chance,
+                bottom=100 * floor,
                 color=colour,
                 alpha=0.55,
                 label=score.arm if group == 0 else None,
@@ -839,14 +843,23 @@ def draw_comparison(
                 xytext=(0, 4),
                 textcoords="offset points",
                 ha="center",
-                fontsize=9,
+                fontsize=7.5 if small else 9,
                 color=INK,
             )
-    axes.axhline(100 * chance, color=INK, linewidth=1.2, label="chance", zorder=3)
+        axes.hlines(100 * floor, group - 0.45, group + 0.45, INK, linewidth=1.2, zorder=3)
     values = [value for scores in table.values() for score in scores for value in score.values]
-    axes.set_ylim(100 * max(0, min(chance, *values) - 0.02), 100 * max(values) + 6)
+    for group, world in enumerate(table):
+        for number, value in enumerate((printed or {}).get(world, ())):
+            if value is not None:
+                at = group + (number - (len(arms) - 1) / 2) * width
+                axes.plot([at - 0.42 * width, at + 0.42 * width], [100 * value] * 2, color=INK, linewidth=2, zorder=5)
+                values.append(value)
+    axes.plot([], [], color=INK, linewidth=1.2, label="chance")
+    if printed:
+        axes.plot([], [], color=INK, linewidth=2.4, label="the paper")
+    axes.set_ylim(100 * max(0, min(*floors, *values) - 0.02), 100 * max(values) + 6)
     axes.set_xticks(range(len(table)), list(table))
     axes.tick_params(axis="x", length=0, labelcolor=INK)
     axes.set_ylabel("balanced accuracy (%)")
-    axes.legend(loc="upper left", ncols=len(arms) + 1)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4 if small else min(6, len(arms) + 2), borderaxespad=0.2)
     return _write(figure, path)

@@ -16,10 +16,11 @@ Each subject answers with a slope of its own about the common one. Beside that, 
 trial and drifts through the session, whatever the emotion. With effect 0 nothing depends on valence or arousal.
 
 Every draw is a function of the seed and of names (corpus, subject, session, piece, electrode, ...), never of the
-order of calls, of other recordings, or of which electrodes are beside one. Clips leave no trace of their own: two
-clips of equal valence and arousal are drawn alike. Eyes and muscles lie outside the sphere and are dipoles in an
-infinite medium, scaled to a peak at the scalp. Not modelled: connectivity, evoked responses, epilepsy, sleep, sweat,
-loose electrodes.
+order of calls, of other recordings, or of which electrodes are beside one. Clips leave no trace of their own, two
+clips of equal valence and arousal are drawn alike, unless `clip_log_power_sd` gives them one: what is bright or loud in
+a film moves everybody's rhythms too, and a network can learn to recognise it. Eyes and muscles lie outside the sphere
+and are dipoles in an infinite medium, scaled to a peak at the scalp. Not modelled: connectivity, evoked responses,
+epilepsy, sleep, sweat, loose electrodes.
 """
 
 from __future__ import annotations
@@ -212,6 +213,9 @@ class BrainSimulator:
             fluctuation = self._rng("trial", plan.corpus, plan.subject, plan.session, *name).standard_normal(_N_RHYTHMS)
             stop = start + passage_samples(passage, plan.sfreq_hz)
             level = body.log_power + s.trial_log_power_sd * fluctuation
+            if passage.stimulus is not None:
+                trace = self._rng("clip", plan.corpus, passage.stimulus).standard_normal(_N_RHYTHMS)
+                level = level + s.clip_log_power_sd * trace
             if passage.valence is not None and passage.arousal is not None:
                 level = level + body.slopes @ np.array([passage.valence, passage.arousal])
             settled = start if number == 0 else min(start + s.transition_s * plan.sfreq_hz, (start + stop) / 2)

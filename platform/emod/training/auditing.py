@@ -13,7 +13,6 @@ from emod.errors import RequestError
 from emod.evaluation import Backbone, Finding, Split, Target, audit_split, leaks
 from emod.evaluation.audit import hash_windows
 from emod.shards import ShardStore, WindowPool
-from emod.training.pretrain import Pretrained
 
 __all__ = ["audit_fold", "read_content", "refuse_leaks"]
 
@@ -34,7 +33,7 @@ def audit_fold(
     pool: WindowPool,
     target: Target,
     split: Split,
-    pretrained: Pretrained | None,
+    backbone: Backbone | None,
     *,
     content: npt.NDArray[np.bytes_],
     accept: Sequence[str],
@@ -45,14 +44,11 @@ def audit_fold(
         pool: The windows.
         target: Whose thresholds may have been computed from some of them.
         split: The fold, before windows without a class are left out.
-        pretrained: The backbone; None for methods that start from nothing.
+        backbone: What the network has learned from before; None for one that starts from nothing.
         content: `read_content` of the pool.
         accept: Codes that the user accepts.
     """
-    backbone = None
-    if pretrained is not None:
-        backbone = Backbone(pretrained.seen if pretrained.known else None)
-    involved = {*pool.corpora, *(pretrained.seen if pretrained is not None else ())}
+    involved = {*pool.corpora, *((backbone.subjects or {}) if backbone is not None else {})}
     return audit_split(
         pool.metadata,
         split,

@@ -21,9 +21,10 @@ from emod.tracking import tracking_uri
 from emod.tracking.servable import load_servable
 from emod.training.pretrain import Pretrained, load_folder, load_pretrained
 
-__all__ = ["NEW", "digest_of", "load_backbone"]
+__all__ = ["NEW", "PER_SEED", "digest_of", "load_backbone"]
 
 NEW = "none"
+PER_SEED = "{seed}"
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -31,8 +32,8 @@ _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ve
 def load_backbone(experiment: Experiment) -> Pretrained:
     """What ``finetune.backbone`` names; without it the finished run that ``pretrain.run_name`` names.
 
-    Weights are read from safetensors. A folder without provenance, and a model registered by an older version, leave
-    open what was seen.
+    ``{seed}`` in the name is the experiment's seed. Weights are read from safetensors. A folder without provenance, and
+    a model registered by an older version, leave open what was seen.
 
     Raises:
         RequestError: If there is no such thing.
@@ -41,6 +42,7 @@ def load_backbone(experiment: Experiment) -> Pretrained:
     wanted = experiment.finetune.backbone
     if wanted is None:
         return load_pretrained(experiment.addresses.runs_url(), experiment.pretrain.run_name)
+    wanted = wanted.replace(PER_SEED, str(experiment.seed))
     if wanted == NEW:
         # Not torch's own generator: its state belongs to whoever draws the head.
         with torch.random.fork_rng(devices=[]):

@@ -24,17 +24,16 @@ from ray.exceptions import RayTaskError
 from emod import storage
 from emod.catalog import EvaluateSettings, Experiment, FinetuneSettings, TargetName, with_overrides
 from emod.errors import DataError, RequestError
-from emod.evaluation import Finding, Split, Target, divide_into_folds, shuffle_labels
+from emod.evaluation import Backbone, Finding, Split, Target, divide_into_folds, shuffle_labels
 from emod.model import Emod, EmodClassifier
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.training.auditing import audit_fold, read_content, refuse_leaks
-from emod.training.backbone import digest_of, load_backbone
+from emod.training.backbone import load_backbone
 from emod.training.classical import fit_classical
 from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.importance import electrode_importance, embed_windows
 from emod.training.launch import KEEP_MEMORY, check_room, claim_run
 from emod.training.networks import new_network
-from emod.training.pretrain import Pretrained
 
 __all__ = [
     "SHUFFLED",
@@ -152,7 +151,7 @@ def audit_evaluation(
     experiment: Experiment,
     store: ShardStore,
     folds: dict[TargetName, list[Fold]],
-    backbones: Sequence[Pretrained | None],
+    backbones: Sequence[Backbone | None],
 ) -> dict[TargetName, list[Fold]]:
     """The folds with what the audit found in each, for every backbone that a method starts from.
 
@@ -194,7 +193,7 @@ def claim_evaluation(
     experiment: Experiment,
     store: ShardStore,
     folds: dict[TargetName, list[Fold]],
-    backbones: Mapping[str, Pretrained],
+    weights: Mapping[str, str],
 ) -> str:
     """Ties the evaluation's name to what decides its answers, as `claim_run`.
 
@@ -202,7 +201,7 @@ def claim_evaluation(
         experiment: With an evaluation.
         store: Where the windows are.
         folds: Of each target.
-        backbones: method -> what it starts from, of methods that start from something.
+        weights: method -> SHA-256 of what it starts from, of methods that start from something.
 
     Raises:
         RequestError: If the name belongs to an evaluation with other settings, windows or folds.
@@ -214,7 +213,7 @@ def claim_evaluation(
         # As a list: which is first decides what the others and the shuffled labels are held against.
         "methods": [[method, list(changes)] for method, changes in settings.methods.items()],
         "model": experiment.model.model_dump(mode="json"),
-        "backbones": {method: digest_of(backbone.model) for method, backbone in backbones.items()},
+        "backbones": dict(weights),
         "manifest": store.manifest.hash_of(finetune.corpora),
         "splits": {name: [fold.split.hash for fold in of_target] for name, of_target in folds.items()},
     }

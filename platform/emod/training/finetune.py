@@ -238,13 +238,17 @@ def audit_finetuning(
     """What the audit finds in the fold, whether or not it may be."""
     settings = _settings(experiment)
     target, split, pool = _divide(settings, store, target_name)
-    return audit_fold(pool, target, split, pretrained, content=read_content(pool), accept=settings.split.accept)
+    return audit_fold(
+        pool, target, split, pretrained.learned_from, content=read_content(pool), accept=settings.split.accept
+    )
 
 
 def _refuse_leak(
     pool: WindowPool, target: Target, split: Split, pretrained: Pretrained, settings: FinetuneSettings
 ) -> None:
-    found = audit_fold(pool, target, split, pretrained, content=read_content(pool), accept=settings.split.accept)
+    found = audit_fold(
+        pool, target, split, pretrained.learned_from, content=read_content(pool), accept=settings.split.accept
+    )
     refuse_leaks(found, where=f"{settings.split.protocol} split of {settings.corpus}, fold {split.fold}")
 
 

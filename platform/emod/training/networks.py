@@ -1,6 +1,7 @@
 """What fine-tuning trains: this project's network on a backbone, or a rival of the field from braindecode.
 
-Rivals start from nothing, on the same windows, and are built for one montage and one length.
+Rivals learn from the same windows, from nothing or from weights that the user has, and are built for one montage and
+one length.
 Shapes: B windows, C electrodes, T samples, K outputs.
 """
 
@@ -14,15 +15,27 @@ import mne
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from emod import storage
 from emod.catalog import FinetuneSettings
 from emod.errors import RequestError
 from emod.evaluation import Target
 from emod.model import Emod, EmodClassifier
 from emod.shards import WindowPool
 
-__all__ = ["RIVALS", "Rival", "count_outputs", "new_classifier", "new_network", "outputs_of", "parameter_groups"]
+__all__ = [
+    "RIVALS",
+    "Rival",
+    "count_outputs",
+    "new_classifier",
+    "new_network",
+    "outputs_of",
+    "parameter_groups",
+    "read_weights",
+]
 
 # method -> its class in braindecode.models.
 RIVALS = {
@@ -37,6 +50,7 @@ RIVALS = {
 # Their patches are seconds at 200 Hz; BIOT's spectrogram was made for that rate too.
 _AT_200_HZ = frozenset({"biot", "labram", "cbramod"})
 _PATCH = 200
+_WEIGHTS_BYTES = 2**32
 
 
 class Rival(nn.Module):
@@ -48,12 +62,23 @@ class Rival(nn.Module):
         sfreq_hz: Of the windows.
         n_samples: T of the windows.
         n_outputs: K.
+        weights: Where it starts, as ``finetune.rival_weights``; None for fresh weights.
 
     Raises:
-        RequestError: If braindecode is not installed, or the network cannot take such windows.
+        RequestError: If braindecode is not installed, the network cannot take such windows, or the weights are those
+            of another.
     """
 
-    def __init__(self, method: str, channels: Sequence[str], sfreq_hz: float, n_samples: int, n_outputs: int) -> None:
+    def __init__(
+        self,
+        method: str,
+        channels: Sequence[str],
+        sfreq_hz: float,
+        n_samples: int,
+        n_outputs: int,
+        *,
+        weights: str | None = None,
+    ) -> None:
         super().__init__()
         self._montage = (tuple(channels), sfreq_hz)
         self._rates = (round(sfreq_hz), 200) if method in _AT_200_HZ else None
@@ -66,6 +91,8 @@ class Rival(nn.Module):
             )
         self._names = list(channels) if method == "labram" else None
         self.network = _build(method, channels, rate_hz, n_times, n_outputs)
+        if weights is not None:
+            _start_from(self.network, weights, method)
 
     def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
         """(B, C, T) windows of the one montage it was built for -> (B, K)."""
@@ -94,6 +121,36 @@ def _build(method: str, channels: Sequence[str], sfreq_hz: float, n_times: int, 
         return built
 
 
+def read_weights(url: str) -> bytes:
+    """A rival's weights, whole.
+
+    Raises:
+        RequestError: If there is no such file.
+    """
+    if not storage.exists(url):
+        raise RequestError(f"finetune.rival_weights = {storage.redact(url)}: no such file; correct it")
+    return storage.read_bytes(url, at_most=_WEIGHTS_BYTES)
+
+
+def _start_from(network: nn.Module, url: str, method: str) -> None:
+    """Takes every tensor of equal name and shape but the head's, whose classes were others."""
+    named = f"finetune.rival_weights = {storage.redact(url)}"
+    try:
+        given = load(read_weights(url))
+    except SafetensorError as error:
+        raise RequestError(f"{named}: no safetensors file ({error}); convert it, pickles are not read") from None
+    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("final_layer.")}
+    fitting = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
+    size = sum(tensor.numel() for tensor in own.values())
+    if 2 * sum(tensor.numel() for tensor in fitting.values()) < size:
+        missing = next(name for name in own if name not in fitting)
+        raise RequestError(
+            f"{named}: {len(fitting)} of the {len(own)} tensors of {method} are there, {missing} for one is not or has "
+            f"another shape; give weights under the names of braindecode.models.{RIVALS[method]}"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
 def new_network(settings: FinetuneSettings, backbone: Emod, target: Target, pool: WindowPool) -> nn.Module:
     """The network that ``settings.method`` names, with an output for each class, or two for the plane.
 
@@ -112,7 +169,7 @@ def new_network(settings: FinetuneSettings, backbone: Emod, target: Target, pool
     name = pool.corpora[0]
     channels, sfreq_hz = pool.store.channels(name), pool.store.sfreq_hz(name)
     n_samples = round(pool.store.window_s(name) * sfreq_hz)
-    return Rival(settings.method, channels, sfreq_hz, n_samples, count_outputs(target))
+    return Rival(settings.method, channels, sfreq_hz, n_samples, count_outputs(target), weights=settings.rival_weights)
 
 
 def count_outputs(target: Target) -> int:

@@ -30,6 +30,7 @@ from emod.affect import N_REGIONS
 from emod.catalog import Experiment, load_corpus
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
+from emod.evaluation import Backbone
 from emod.model import Emod, load_emod, load_weights, save_weights
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog, TrainedCorpus
@@ -83,6 +84,11 @@ class Pretrained:
     simulated: bool
     corpora: dict[str, TrainedCorpus] = field(default_factory=dict)
     known: bool = True
+
+    @property
+    def learned_from(self) -> Backbone:
+        """Whom the audit asks about."""
+        return Backbone(self.seen if self.known else None)
 
 
 def held_out_subjects(experiment: Experiment, store: ShardStore) -> dict[str, frozenset[str]]:

@@ -1,0 +1,154 @@
+"""An ablation: arms pretrained and judged on the same benchmarks on a real Ray; what it refuses; what a person sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emod.ablating import ablate, ablation_settings, benchmark_experiment, list_pretrainings, pretraining_experiment
+from emod.ablation_report import draw_ablation, print_ablation, render_ablation, write_ablation
+from emod.catalog import load_experiment, load_paper
+from emod.errors import RequestError
+from emod.evaluation_report import write_evaluation
+from emod.shards import ShardStore
+from emod.training.backbone import digest_of
+from emod.training.evaluating import train_and_answer
+
+ADDRESSES = ["addresses.store=/nowhere/store", "addresses.runs=/nowhere/runs"]
+
+SMALL = [
+    "simulate={deap: {subjects: 3, trials: 4, time_scale: 0.4}, seed: {subjects: 3, time_scale: 0.03}}",
+    "corpora=[deap, seed]",
+    "pretrain.corpora=[deap]",
+    "pretrain.steps_per_epoch=4",
+    "pretrain.rounds=1",
+    "pretrain.workers=1",
+    "signal.ica.enabled=false",
+    "finetune.corpus=seed",
+    "finetune.epochs=2",
+    "evaluate.seeds=2",
+    "ablation.benchmarks={SEED: [finetune.split.protocol=seed_paper, signal.window_s=5]}",
+    "ablation.arms={EMOD: [], EMOD-Scratch: [pretrain.objective=scratch],"
+    " without spectral tokens: [model.without=spectral_tokens, finetune.backbone_rate=0.25]}",
+]
+
+
+def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
+    experiment = load_experiment("table3", ADDRESSES)
+    assert len(experiment.pretrained_on) == 8
+    arms = dict.fromkeys(arm for arm, _ in list_pretrainings(experiment))
+    assert list(arms) == ["EMOD", "EMOD-Scratch", "EMOD-Augment", "EMOD-HardVA"]
+    whole, *others = (pretraining_experiment(experiment, arm, 0) for arm in arms)
+    assert whole.corpora == experiment.pretrained_on
+    for other in others:
+        assert other.pretrain.objective != whole.pretrain.objective
+        same = {"objective": whole.pretrain.objective, "run_name": whole.pretrain.run_name}
+        assert other.model_copy(update={"pretrain": other.pretrain.model_copy(update=same)}) == whole
+
+
+def test_the_benchmarks_are_those_of_their_own_experiments() -> None:
+    """Table 3 fine-tunes as --experiment faced, seed_v and seed do."""
+    for shipped in ("table3", "figure3"):
+        experiment = load_experiment(shipped, ADDRESSES)
+        for name, own in (("FACED", "faced"), ("SEED-V", "seed_v"), ("SEED", "seed")):
+            asked, alone = benchmark_experiment(experiment, name), load_experiment(own, ADDRESSES)
+            assert (asked.finetune, asked.signal, asked.corpora) == (alone.finetune, alone.signal, alone.corpora)
+
+
+def test_fresh_weights_are_drawn_anew_for_each_seed() -> None:
+    experiment = load_experiment("table3", ADDRESSES)
+    assert sorted(seed for arm, seed in list_pretrainings(experiment) if arm == "EMOD-Scratch") == [0, 1, 2, 3, 4]
+    assert [seed for arm, seed in list_pretrainings(experiment) if arm == "EMOD"] == [0]
+    methods = benchmark_experiment(experiment, "SEED").evaluate
+    assert methods is not None
+    assert methods.methods["EMOD"] == ('finetune.backbone="/nowhere/runs/table3-emod-0/model"',)
+    assert methods.methods["EMOD-Scratch"] == ('finetune.backbone="/nowhere/runs/table3-emod-scratch-{seed}/model"',)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("ablation.arms={A: [], B: [signal.window_s=4]}", "ablation.arms.B: signal.window_s=4 is not of model or"),
+        ("ablation.benchmarks={A: [pretrain.rounds=2]}", "ablation.benchmarks.A: pretrain.rounds=2 is not of signal"),
+        ("ablation.arms={A b: [], a-B: []}", "ablation.arms: two names are a-b in a path"),
+        ("ablation.benchmarks={A: [finetune.corpus=deap]}", "ablation.benchmarks.A asks about deap, which every arm"),
+        ("finetune.targets=[plane]", "finetune.targets names plane"),
+        ("ablation=null", "no ablation section; use --experiment table3"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change: str, told: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        ablation_settings(load_experiment("table3", [*ADDRESSES, change]))
+    assert told in str(refused.value)
+
+
+@pytest.mark.long
+def test_an_ablation_end_to_end(
+    ray_cluster: None,
+    new_runs: Callable[[], tuple[Path, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each arm on its own backbones; a second call trains nothing; the paper's figures stand beside real data alone."""
+    runs, _ = new_runs()
+    places = [f"addresses.data.{name}={tmp_path / name}" for name in ("deap", "seed")]
+    experiment = load_experiment(
+        "figure3-simulated", [*SMALL, *places, f"addresses.store={tmp_path / 'store'}", f"addresses.runs={runs}"]
+    )
+    ablated = ablate(experiment, lambda evaluated, store: write_evaluation(evaluated, store, command="c"))
+    assert list(ablated.benchmarks) == ["SEED"]
+    evaluated = ablated.benchmarks["SEED"]
+    assert set(evaluated.backbones) == {
+        f"{arm} of seed {seed}" for arm in ("EMOD", "EMOD-Scratch", "without spectral tokens") for seed in (0, 1)
+    }
+    assert evaluated.backbones["without spectral tokens of seed 1"].model.config.without == "spectral_tokens"
+    assert len({digest_of(backbone.model) for backbone in evaluated.backbones.values()}) == 6
+    store = ShardStore.open(str(tmp_path / "store" / "seed"))
+    for answers in evaluated.answers[-3:]:
+        alone = train_and_answer(answers.training, evaluated.experiment, store, device=torch.device("cpu"))
+        np.testing.assert_array_equal(alone.outputs, answers.outputs)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("emod.training.pretrain.launch", refuse)
+    again = ablate(experiment, lambda evaluated, store: "x/y/report.html")
+    for name, first in ablated.benchmarks.items():
+        for a, b in zip(first.answers, again.benchmarks[name].answers, strict=True):
+            np.testing.assert_array_equal(a.outputs, b.outputs)
+            assert a.seconds == b.seconds
+
+    report = write_ablation(ablated, command="python jobs/ablate.py")
+    page = Path(report).read_text(encoding="utf-8")
+    assert "SIMULATED RECORDINGS" in page
+    assert "the paper" not in page
+    for name, url in ablated.reports.items():
+        assert f"../{Path(url).parent.name}/report.html" in page, name
+    assert Path(report).with_name("emotion.png").read_bytes().startswith(b"\x89PNG")
+    print_ablation(ablated, report=report, seconds=60.0)
+    shown = capsys.readouterr().out
+    assert "SIMULATED" in shown
+    assert "60.76" not in shown
+
+    real = replace(ablated, benchmarks={n: replace(e, simulated=False) for n, e in ablated.benchmarks.items()})
+    page = render_ablation(real, command="c")
+    assert page.count("<td>the paper</td>") == 3
+    assert "61.14 / 0.83" in page
+    loss = load_paper().losses["without spectral tokens"]["seed"]
+    assert f"{61.14 - loss:.2f}" in page
+    labels = [text.get_text() for text in draw_ablation(real, "emotion").axes[0].get_legend().get_texts()]
+    assert labels[-2:] == ["chance", "the paper"]
+    mean = evaluated.summaries[0].methods[0].mean("balanced_accuracy")
+    assert f"{100 * mean:.2f}" in page
+
+
+def test_pretraining_from_another_seed_has_another_name() -> None:
+    experiment = load_experiment("figure3-simulated", ADDRESSES)
+    pretrainings = [pretraining_experiment(experiment, *each) for each in list_pretrainings(experiment)]
+    assert len({varied.pretrain.run_name for varied in pretrainings}) == 7 * 3
