@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -243,21 +244,23 @@ def _add_network_pictures(parent: ET.Element, evaluated: Evaluated, summary: Tar
     if found is None or found.embedding is None:
         return
     pool = WindowPool(store, experiment.finetune.corpora)
-    metadata = pool.metadata.take(summary.splits[found.training.fold].test)
+    row_of = {window_id: row for row, window_id in enumerate(pool.metadata["window_id"].to_pylist())}
+    metadata = pool.metadata.take(pa.array([row_of[window_id] for window_id in found.embedded_ids]))
     names = np.array(metadata["subject"].to_pylist(), dtype=object)
     corpora = np.array(metadata["corpus"].to_pylist(), dtype=object)
+    others = len(found.embedded_ids) > len(found.window_ids)
     colours = {
         "valence": metadata["valence"].to_numpy().astype(np.float64),
         "arousal": metadata["arousal"].to_numpy().astype(np.float64),
         **({"corpus": corpora} if len(set(corpora)) > 1 else {}),
         "subject": names,
     }
-    add_element(parent, "h3", f"What {first} makes of test windows")
+    add_element(parent, "h3", f"What {first} makes of windows")
     add_element(
         parent,
         "p",
-        f"t-SNE of the fine-tuned embedding of test windows, fold {summary.splits[found.training.fold].fold}, first "
-        "seed. Distances between far groups mean little in such a map.",
+        f"t-SNE of the fine-tuned embedding of test windows{', beside some that trained' if others else ''}; fold "
+        f"{summary.splits[found.training.fold].fold}, first seed. Distances between far groups mean little in it.",
         cls="note",
     )
     grid = add_element(parent, "div", cls="pictures")

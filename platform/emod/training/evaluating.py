@@ -90,8 +90,10 @@ class Answers:
         training: Which one.
         window_ids: Of the test windows, in the order of the fold's rows.
         outputs: (n, K) probabilities, or (n, 2) points.
-        embedding: (n, D) of the same windows, and
-        importance: (C,) loss of score without each electrode, where they were asked for; else None.
+        embedding: (m, D) for the pictures, where it was asked for; else None. Of the test windows and, where several
+            corpora are read, of some that trained after them.
+        embedded_ids: Of those m windows.
+        importance: (C,) loss of score without each electrode, where it was asked for; else None.
         validation: Score of each epoch on the validation windows.
         best_epoch: From 1; 0 for a method without epochs.
         parameters: How many the method trains, its head included; 0 where that means nothing.
@@ -106,6 +108,7 @@ class Answers:
     parameters: int
     seconds: float
     embedding: npt.NDArray[np.float32] | None = None
+    embedded_ids: tuple[str, ...] = ()
     importance: npt.NDArray[np.float64] | None = None
 
 
@@ -298,6 +301,7 @@ def train_and_answer(training: Training, experiment: Experiment, store: ShardSto
     target, rows = fold.target, TrainingRows.of(fold.split)
     validation: tuple[float, ...]
     embedding = importance = None
+    shown = np.zeros(0, dtype=np.int64)
     if training.method == SHUFFLED:
         target = _with_shuffled_labels(target, pool, fold.split, training.seed)
     if settings.method == "differential_entropy":
@@ -316,13 +320,31 @@ def train_and_answer(training: Training, experiment: Experiment, store: ShardSto
         best = finetuner.best_network()
         outputs = predict(best, pool, target, fold.split.test, settings.batch)
         if isinstance(best, EmodClassifier) and (training.fold, training.seed) == (0, experiment.seed):
-            embedding = embed_windows(best.backbone, pool, fold.split.test, settings.batch)
+            shown = _shown(fold.split, pool)
+            embedding = embed_windows(best.backbone, pool, shown, settings.batch)
             importance = electrode_importance(best, pool, target, fold.split.test, settings.batch)
     seconds = time.perf_counter() - began
     ids = tuple(fold.split.ids("test"))
     return Answers(
-        training, ids, outputs, validation, best_epoch, parameters, seconds, embedding=embedding, importance=importance
+        training,
+        ids,
+        outputs,
+        validation,
+        best_epoch,
+        parameters,
+        seconds,
+        embedding=embedding,
+        embedded_ids=tuple(fold.split.window_ids.take(pa.array(shown)).to_pylist()),
+        importance=importance,
     )
+
+
+def _shown(split: Split, pool: WindowPool) -> npt.NDArray[np.int64]:
+    """Whose embedding is drawn: the test windows, beside as many of other corpora where some trained."""
+    if len(pool.corpora) == 1:
+        return split.test
+    chosen = np.unique(np.linspace(0, len(split.train) - 1, min(len(split.train), len(split.test))).astype(np.int64))
+    return np.concatenate([split.test, split.train[chosen]])
 
 
 def _with_shuffled_labels(target: Target, pool: WindowPool, split: Split, seed: int) -> Target:
@@ -342,8 +364,13 @@ def _with_shuffled_labels(target: Target, pool: WindowPool, split: Split, seed: 
 
 
 def _encode(answers: Answers) -> bytes:
-    columns = {"window_id": pa.array(answers.window_ids)}
-    columns |= {f"output_{k}": pa.array(column) for k, column in enumerate(answers.outputs.T)}
+    # The test windows; then, without outputs, what else is drawn.
+    more = answers.embedded_ids[len(answers.window_ids) :]
+    columns = {"window_id": pa.array([*answers.window_ids, *more])}
+    columns |= {
+        f"output_{k}": pa.array([*column.tolist(), *[None] * len(more)], pa.float32())
+        for k, column in enumerate(answers.outputs.T)
+    }
     if answers.embedding is not None:
         columns["embedding"] = pa.array(list(answers.embedding))
     about = {
@@ -364,18 +391,21 @@ def _decode(data: bytes, training: Training) -> Answers:
     table = pq.read_table(io.BytesIO(data))
     about = json.loads(table.schema.metadata[_ABOUT])
     names = [name for name in table.column_names if name.startswith("output_")]
-    outputs = np.stack([table[name].to_numpy() for name in names], axis=1)
-    embedding = (
-        np.stack(table["embedding"].to_pylist()).astype(np.float32) if "embedding" in table.column_names else None
-    )
+    ids = tuple(table["window_id"].to_pylist())
+    embedding = None
+    if "embedding" in table.column_names:
+        embedding = np.stack(table["embedding"].to_pylist()).astype(np.float32)
+    n = len(table) - table[names[0]].null_count
+    outputs = np.stack([table[name].slice(0, n).to_numpy() for name in names], axis=1)
     return Answers(
         training,
-        tuple(table["window_id"].to_pylist()),
+        ids[:n],
         outputs,
         tuple(about["validation"]),
         about["best_epoch"],
         about["parameters"],
         about["seconds"],
         embedding=embedding,
+        embedded_ids=() if embedding is None else ids,
         importance=None if about["importance"] is None else np.array(about["importance"]),
     )
