@@ -133,6 +133,8 @@ def assert_whole(store: Path, expected: list[Any]) -> None:
     assert len({row["window_id"] for row, _ in expected}) == len(expected)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_killed_in_ica_then_in_a_shard_then_before_the_manifest(
     serial: None, copy: Path, undisturbed: list[Any], tmp_path: Path
 ) -> None:

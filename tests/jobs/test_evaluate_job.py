@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from emod.catalog import experiment_names, load_experiment
 from emod.evaluation import PROTOCOLS
 from emod.training.evaluating import evaluation_settings
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "jobs/evaluate.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+from tests.jobs.test_jobs import ROOT, Job, assert_refused, job  # noqa: F401 - job is a fixture
 
 
 @pytest.mark.parametrize(
@@ -29,24 +18,34 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
         ("seed", "30,375 windows, 1 fold(s), the first with {'train': 10125, 'validation': 10125, 'test': 10125}"),
     ],
 )
-def test_the_papers_counts_come_without_data(experiment: str, counts: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EMOD_STORE", raising=False)
-    found = run("--experiment", experiment, "--dry-run")
-    assert found.returncode == 0, found.stderr
-    assert counts in found.stdout
+def test_the_papers_counts_come_without_data(job: Job, experiment: str, counts: str) -> None:  # noqa: F811
+    found = job("evaluate", "--experiment", experiment, "--dry-run")
+    assert found.code == 0, found.err
+    assert counts in found.out
 
 
-def test_what_cannot_be_asked_is_one_line() -> None:
-    for flags, told in (
-        (["finetune.split.protocol=loso"], "finetune.split.protocol"),
-        (["finetune.split.shots=3"], "shots belongs to protocol few_shot"),
-        (["finetune.split.accept=[windows]"], "finetune.split.accept"),
-        (["evaluate.methods={A: [pretrain.rounds=1]}"], "methods.A"),
-    ):
-        found = run("--experiment", "faced", "--dry-run", *(part for flag in flags for part in ("--set", flag)))
-        assert found.returncode == 2, found.stdout
-        assert told in found.stderr
-        assert len(found.stderr.strip().splitlines()) == 1, found.stderr
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("finetune.split.protocol=loso", "finetune.split.protocol"),
+        ("finetune.split.shots=3", "shots belongs to protocol few_shot"),
+        ("finetune.split.accept=[windows]", "finetune.split.accept"),
+        ("evaluate.methods={A: [pretrain.rounds=1]}", "methods.A"),
+        ("finetune.rival_weights=labram.safetensors", "rival_weights are for rivals"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(job: Job, change: str, told: str) -> None:  # noqa: F811
+    assert_refused(job("evaluate", "--experiment", "faced", "--dry-run", "--set", change), 2, told)
+
+
+def test_an_ablation_says_what_it_would_do(job: Job) -> None:  # noqa: F811
+    places = ("--set", "addresses.store=/nowhere/store", "--set", "addresses.runs=/nowhere/runs")
+    found = job("ablate", "--experiment", "table3", "--dry-run", *places)
+    assert found.code == 0, found.err
+    assert "plan: 8 pretrainings on deap, seed_iv, seed_vii, amigos, mped, dreamer, mahnob_hci, mdme" in found.out
+    assert "plan: 60 fine-tunings a fold: EMOD, EMOD-Scratch, EMOD-Augment, EMOD-HardVA; 5 seeds" in found.out
+    wrong = job("ablate", "--experiment", "faced", "--dry-run", *places)
+    assert_refused(wrong, 2, "experiment faced has no ablation section; use --experiment table3")
 
 
 def test_every_shipped_evaluation_asks_one_question() -> None:
