@@ -7,19 +7,30 @@ side. Each part has a run name of its own, so what was interrupted goes on where
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 
 from emod import storage, workflow
-from emod.catalog import AblationSettings, EvaluateSettings, Experiment, FinetuneSettings, with_overrides
+from emod.catalog import (
+    AblationSettings,
+    EvaluateSettings,
+    Experiment,
+    FinetuneSettings,
+    SplitSettings,
+    with_overrides,
+)
 from emod.errors import RequestError
 from emod.evaluating import Evaluated, evaluate_methods, figures_of
-from emod.shards import ShardStore
-from emod.tracking import ensure_run, log_experiment
+from emod.shards import ShardStore, newest_manifest
+from emod.tracking import check_reachable, ensure_run, log_experiment
 from emod.training.backbone import PER_SEED
-from emod.training.launch import claim_run
+from emod.training.evaluating import evaluation_settings
+from emod.training.launch import check_room, claim_run
+
+# What the ablation decides, and what would make it another question from arm to arm.
+_SET_HERE = ("pretrain.run_name", "pretrain.corpora", "finetune.backbone", "finetune.run_name")
 
 __all__ = ["Ablated", "ablate", "ablation_settings", "benchmark_experiment", "list_pretrainings", "plan_ablation"]
 
@@ -58,6 +69,8 @@ def ablation_settings(experiment: Experiment) -> tuple[AblationSettings, Evaluat
         raise RequestError(f"experiment {experiment.name} has no {missing} section; use --experiment table3")
     if "plane" in finetune.targets:
         raise RequestError("finetune.targets names plane: an ablation compares balanced accuracies; leave it out")
+    _refuse_overridden(evaluate, finetune)
+    _refuse_alike(ablation)
     allowed = (
         ("arms", ablation.arms, ("model", "pretrain", "finetune")),
         ("benchmarks", ablation.benchmarks, ("signal", "finetune")),
@@ -65,21 +78,44 @@ def ablation_settings(experiment: Experiment) -> tuple[AblationSettings, Evaluat
     for field, named, sections in allowed:
         for name, changes in named.items():
             for change in changes:
-                if change.partition(".")[0] not in sections:
+                key = change.partition("=")[0].strip()
+                if key.partition(".")[0] not in sections or key in _SET_HERE:
                     raise RequestError(
-                        f"ablation.{field}.{name}: {change} is not of {' or '.join(sections)}; {field} share the rest"
+                        f"ablation.{field}.{name}: {change} is not of {' or '.join(sections)}, or is set by the "
+                        f"ablation itself; {field} share the rest"
                     )
+    for arm, changes in ablation.arms.items():
+        if (method := _finetune_of(experiment, changes).method) != "emod":
+            raise RequestError(f"ablation.arms.{arm}: finetune.method = {method}: arms are of method emod")
+    for name in ablation.benchmarks:
+        if known := sorted(set(_asked(experiment, name).corpora) & set(experiment.pretrained_on)):
+            raise RequestError(
+                f"ablation.benchmarks.{name} asks about {known[0]}, which every arm is pretrained on; set "
+                "pretrain.corpora to others"
+            )
+        # Every arm under every benchmark, before any of them trains for days.
+        evaluation_settings(benchmark_experiment(experiment, name))
+    return ablation, evaluate, finetune
+
+
+def _refuse_overridden(evaluate: EvaluateSettings, finetune: FinetuneSettings) -> None:
+    """What arms and benchmarks decide is not to be asked for beside them: it would be overridden in silence."""
+    asked = {
+        "evaluate.methods": evaluate.methods != EvaluateSettings().methods,
+        "finetune.backbone": finetune.backbone is not None,
+        "finetune.split.protocol": finetune.split.protocol != SplitSettings().protocol,
+    }
+    for field, differs in asked.items():
+        if differs:
+            raise RequestError(f"{field}: in an ablation arms and benchmarks decide it; change those, or leave it out")
+
+
+def _refuse_alike(ablation: AblationSettings) -> None:
+    """Names that would share a folder."""
+    for field, named in (("arms", ablation.arms), ("benchmarks", ablation.benchmarks)):
         slugs = [_slug(name) for name in named]
         if twice := next((slug for slug in slugs if slugs.count(slug) > 1), None):
             raise RequestError(f"ablation.{field}: two names are {twice} in a path; call one otherwise")
-    for name in ablation.benchmarks:
-        asked = _asked(experiment, name)
-        if known := sorted(set(asked.corpora) & set(experiment.pretrained_on)):
-            raise RequestError(
-                f"ablation.benchmarks.{name} asks about {known[0]}, which every arm is pretrained on; take it out of "
-                "pretrain.corpora"
-            )
-    return ablation, evaluate, finetune
 
 
 def list_pretrainings(experiment: Experiment) -> list[tuple[str, int]]:
@@ -105,7 +141,7 @@ def pretraining_experiment(experiment: Experiment, arm: str, seed: int) -> Exper
             *(f"{section}=null" for section in ("ablation", "evaluate", "finetune", "pretrain.corpora")),
             f"corpora={corpora}",
             f"addresses.store={json.dumps(store)}",
-            f"pretrain.run_name={_run_name(experiment, arm, seed)}",
+            f"pretrain.run_name={json.dumps(_run_name(experiment, arm, seed))}",
             f"seed={seed}",
         ],
     )
@@ -115,7 +151,7 @@ def benchmark_experiment(experiment: Experiment, name: str) -> Experiment:
     """The evaluation of all arms on one benchmark, alone."""
     ablation = _settings(experiment)
     methods = {arm: _method(experiment, arm) for arm in ablation.arms}
-    store = storage.join(experiment.addresses.store_url(), _slug(name))
+    store = storage.join(experiment.addresses.store_url(), f"benchmark-{_slug(name)}")
     return with_overrides(
         experiment,
         [
@@ -123,7 +159,7 @@ def benchmark_experiment(experiment: Experiment, name: str) -> Experiment:
             *(f"{section}=null" for section in ("ablation", "pretrain.corpora")),
             f"corpora={json.dumps(list(_asked(experiment, name).corpora))}",
             f"addresses.store={json.dumps(store)}",
-            f"evaluate.run_name={ablation.run_name}-{_slug(name)}",
+            f"evaluate.run_name={json.dumps(f'{ablation.run_name}-evaluate-{_slug(name)}')}",
             f"evaluate.methods={json.dumps(methods)}",
         ],
     )
@@ -137,10 +173,12 @@ def plan_ablation(experiment: Experiment) -> list[str]:
         f"{name} ({_asked(experiment, name).corpus}, {_asked(experiment, name).split.protocol})"
         for name in ablation.benchmarks
     ]
-    trainings = len(ablation.arms) * evaluate.seeds * len(ablation.benchmarks) * len(finetune.targets)
+    pretrained = [arm for arm, _ in list_pretrainings(experiment) if not _is_scratch(experiment, arm)]
+    trainings = (len(ablation.arms) + 1) * evaluate.seeds * len(ablation.benchmarks) * len(finetune.targets)
     return [
-        f"{len(list_pretrainings(experiment))} pretrainings on {others}",
-        f"{trainings} fine-tunings a fold: {', '.join(ablation.arms)}; {evaluate.seeds} seeds; {', '.join(asked)}",
+        f"{len(pretrained)} pretrainings on {others}",
+        f"{trainings} fine-tunings a fold: {', '.join(ablation.arms)}, and the first on shuffled labels; "
+        f"{evaluate.seeds} seeds; {', '.join(asked)}",
     ]
 
 
@@ -154,27 +192,50 @@ def ablate(experiment: Experiment, report: Callable[[Evaluated, ShardStore], str
     Raises:
         RequestError: If the name belongs to another ablation, or as any of the parts.
     """
-    ablation, _, _ = ablation_settings(experiment)
+    ablation, evaluate, _ = ablation_settings(experiment)
+    pretrainings = [pretraining_experiment(experiment, arm, seed) for arm, seed in list_pretrainings(experiment)]
+    asked = {name: benchmark_experiment(experiment, name) for name in ablation.benchmarks}
+    check_reachable(workflow.uri_of(experiment))
+    check_room(
+        {"CPU": evaluate.cpus_per_training, **({"GPU": 1.0} if evaluate.gpu else {})},
+        cure="evaluate.gpu and evaluate.cpus_per_training",
+    )
+    # What decides a number is claimed by each part; this one holds together which parts they are.
     claim = claim_run(
         experiment.addresses.runs_url(),
         ablation.run_name,
-        experiment.model_dump(mode="json", exclude={"addresses", "name", "description", "ingest"}),
+        {"seed": experiment.seed, **ablation.model_dump(mode="json", exclude={"run_name"})},
         room="ablation",
     )
     workflow.simulate_corpora(experiment)
-    pretrainings = [pretraining_experiment(experiment, arm, seed) for arm, seed in list_pretrainings(experiment)]
-    store = workflow.ingest_corpora(pretrainings[0])
+    # All that can be wrong with recordings shows before the first arm trains.
+    store = _ingest(experiment, pretrainings[0])
+    stores = {name: _ingest(experiment, varied) for name, varied in asked.items()}
     for varied in pretrainings:
         workflow.pretrain_backbone(varied, store)
     benchmarks, reports = {}, {}
-    for name in ablation.benchmarks:
-        varied = benchmark_experiment(experiment, name)
-        store = workflow.ingest_corpora(varied)
-        benchmarks[name] = evaluate_methods(varied, store)
-        reports[name] = report(benchmarks[name], store)
+    for name, varied in asked.items():
+        benchmarks[name] = evaluate_methods(varied, stores[name])
+        reports[name] = report(benchmarks[name], stores[name])
     ablated = Ablated(experiment, benchmarks, reports, storage.join(experiment.addresses.runs_url(), ablation.run_name))
     _log(ablated, claim)
     return ablated
+
+
+def _ingest(experiment: Experiment, varied: Experiment) -> ShardStore:
+    """The store of a part. Who has withdrawn from the store given is not in it, or nothing goes on."""
+    store = workflow.ingest_corpora(varied)
+    given = newest_manifest(experiment.addresses.store_url())
+    for corpus in varied.corpora:
+        withdrawn = set(given.withdrawn.get(corpus, ())) if given else set()
+        if held := sorted(withdrawn & store.manifest.corpora[corpus].subjects):
+            named = " ".join(f"--subject {subject}" for subject in held)
+            raise RequestError(
+                f"{storage.redact(store.url)} holds {len(held)} subjects of {corpus} who have withdrawn from "
+                f"{storage.redact(experiment.addresses.store_url())}; first run jobs/remove_subject.py --store "
+                f"{storage.redact(store.url)} --corpus {corpus} {named}"
+            )
+    return store
 
 
 def _log(ablated: Ablated, claim: str) -> None:
@@ -198,10 +259,13 @@ def _settings(experiment: Experiment) -> AblationSettings:
     return experiment.ablation
 
 
+def _is_scratch(experiment: Experiment, arm: str) -> bool:
+    return with_overrides(experiment, _settings(experiment).arms[arm]).pretrain.objective == "scratch"
+
+
 def _starts_each_seed(experiment: Experiment, arm: str) -> bool:
     """Whether each seed of an arm has its own start; fresh weights, which cost nothing, always."""
-    ablation = _settings(experiment)
-    return ablation.pretrain_each_seed or with_overrides(experiment, ablation.arms[arm]).pretrain.objective == "scratch"
+    return _settings(experiment).pretrain_each_seed or _is_scratch(experiment, arm)
 
 
 def _method(experiment: Experiment, arm: str) -> list[str]:
@@ -213,13 +277,17 @@ def _method(experiment: Experiment, arm: str) -> list[str]:
 
 
 def _run_name(experiment: Experiment, arm: str, seed: int | str) -> str:
-    return f"{_settings(experiment).run_name}-{_slug(arm)}-{seed}"
+    return f"{_settings(experiment).run_name}-pretrain-{_slug(arm)}-{seed}"
 
 
 def _asked(experiment: Experiment, benchmark: str) -> FinetuneSettings:
-    asked = with_overrides(experiment, _settings(experiment).benchmarks[benchmark]).finetune
-    assert asked is not None
-    return asked
+    return _finetune_of(experiment, _settings(experiment).benchmarks[benchmark])
+
+
+def _finetune_of(experiment: Experiment, changes: Sequence[str]) -> FinetuneSettings:
+    varied = with_overrides(experiment, changes).finetune
+    assert varied is not None
+    return varied
 
 
 def _slug(name: str) -> str:

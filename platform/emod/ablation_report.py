@@ -50,7 +50,7 @@ def print_ablation(ablated: Ablated, *, report: str, seconds: float) -> None:
         for number, arm in enumerate(_arms(ablated)):
             methods = [summary.methods[number] for summary in summaries.values()]
             shown.add_row(arm, *(_cell(method, figure) for method in methods for figure in _FIGURES))
-            printed = [_printed(ablated, name, arm) for name in summaries]
+            printed = [_printed(ablated, name, summary, arm) for name, summary in summaries.items()]
             if any(printed):
                 cells = (_printed_cell(found, figure) for found in printed for figure in _FIGURES)
                 shown.add_row("  the paper", *cells, style="dim")
@@ -85,8 +85,8 @@ def draw_ablation(ablated: Ablated, target: str) -> Figure:
     summaries = _by_target(ablated)[target]
     printed = {
         name: [None if found is None else found.balanced_accuracy[0] / 100 for found in each]
-        for name in summaries
-        if any(each := [_printed(ablated, name, arm) for arm in _arms(ablated)])
+        for name, summary in summaries.items()
+        if any(each := [_printed(ablated, name, summary, arm) for arm in _arms(ablated)])
     }
     return draw_comparison(
         {
@@ -128,7 +128,7 @@ def render_ablation(ablated: Ablated, *, command: str, when: datetime | None = N
             rows = []
             for method in summary.methods:
                 rows.append((method.method, *(_cell(method, figure) for figure in _FIGURES), *_difference(method)))
-                if (printed := _printed(ablated, name, method.method)) is not None:
+                if (printed := _printed(ablated, name, summary, method.method)) is not None:
                     rows.append(("the paper", *(_printed_cell(printed, figure) for figure in _FIGURES), "", ""))
             add_table(add_element(section, "div", cls="wide"), headings, rows, text=1)
             leads = add_element(section, "p", "All of it: ", cls="note")
@@ -168,8 +168,8 @@ def _arms(ablated: Ablated) -> list[str]:
     return list(ablated.experiment.ablation.arms)
 
 
-def _printed(ablated: Ablated, benchmark: str, arm: str) -> PrintedScores | None:
-    return ablated.benchmarks[benchmark].printed(arm)
+def _printed(ablated: Ablated, benchmark: str, summary: TargetSummary, arm: str) -> PrintedScores | None:
+    return ablated.benchmarks[benchmark].printed(summary, arm)
 
 
 def _cell(method: MethodSummary, figure: str) -> str:
@@ -197,7 +197,11 @@ def _seeds(ablated: Ablated) -> str:
     experiment = ablated.experiment
     assert experiment.ablation is not None
     assert experiment.evaluate is not None
-    start = "each from a pretraining of its own" if experiment.ablation.pretrain_each_seed else "from one pretraining"
+    start = (
+        "each from a pretraining of its own"
+        if experiment.ablation.pretrain_each_seed
+        else "all from one pretraining (fresh weights are drawn for each)"
+    )
     return f"{experiment.evaluate.seeds} seeds of fine-tuning, {start}; the split stays what it is"
 
 

@@ -19,6 +19,7 @@ from emod import storage
 from emod.catalog import Experiment, PrintedScores, TargetName, load_corpus, load_paper, with_overrides
 from emod.cli import progress
 from emod.evaluation import (
+    ROLES,
     Backbone,
     Finding,
     MethodSummary,
@@ -83,12 +84,16 @@ class Evaluated:
     run_id: str
     folder: str
 
-    def printed(self, method: str) -> PrintedScores | None:
-        """What the paper printed for a method of this name, where this is its protocol on real recordings."""
+    def printed(self, summary: TargetSummary, method: str) -> PrintedScores | None:
+        """What the paper printed for a method of this name, where its question is asked of a whole real copy."""
         finetune = self.experiment.finetune
-        if self.simulated or finetune is None:
+        if self.simulated or finetune is None or summary.target.name != "emotion":
             return None
-        return load_paper().of(method, corpus=finetune.corpus, protocol=finetune.split.protocol)
+        split = summary.splits[0]
+        if len({person for role in ROLES for person in split.subjects[role]}) != load_corpus(finetune.corpus).subjects:
+            return None
+        window_s = self.experiment.signal.window_s
+        return load_paper().of(method, corpus=finetune.corpus, protocol=split.protocol, window_s=window_s)
 
 
 def plan_evaluation(experiment: Experiment, store: ShardStore) -> list[str]:

@@ -75,7 +75,7 @@ def print_evaluation(evaluated: Evaluated, *, report: str, seconds: float) -> No
                 _difference(method),
                 style="dim" if method in summary.controls else "",
             )
-            if (printed := evaluated.printed(method.method)) is not None and not summary.on_plane:
+            if (printed := evaluated.printed(summary, method.method)) is not None:
                 shown.add_row("  the paper", *(_printed(printed, name) for name in figures), style="dim")
         console.print(shown)
         for sentence in summary.verdicts():
@@ -141,7 +141,7 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
         interval = f"{method.interval.low:.3f} to {method.interval.high:.3f}" if method.interval else "–"
         sees = "EEG" if method.sees_eeg else "labels"
         rows.append((method.method, sees, *(_spread(method, name) for name in figures), interval))
-        if (printed := evaluated.printed(method.method)) is not None and not summary.on_plane:
+        if (printed := evaluated.printed(summary, method.method)) is not None:
             rows.append(("the paper", "", *(_printed(printed, name) for name in figures), "–"))
     headings = ["method", "sees", *(_WORDS[name] for name in figures), "95 % over subjects"]
     add_table(add_element(section, "div", cls="wide"), headings, rows, text=2)
@@ -153,6 +153,14 @@ def _add_target(parent: ET.Element, evaluated: Evaluated, summary: TargetSummary
         "The interval is a bootstrap over subjects, seeds pooled.",
         cls="note",
     )
+    if any(evaluated.printed(summary, method.method) for method in summary.methods):
+        add_element(
+            section,
+            "p",
+            "The paper took some of its rivals' rows from the CBraMod paper, where BIOT, LaBraM and CBraMod start from "
+            "pretrained weights; here a rival does where finetune.rival_weights says so.",
+            cls="note",
+        )
     _add_costs(section, summary)
     grid = add_element(section, "div", cls="pictures")
     add_figure(

@@ -196,7 +196,8 @@ def refusal(request: Callable[[], object]) -> str | None:
 def test_no_wrong_value_of_any_field_is_answered_in_jargon(place: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "{name: a, description: b, corpora: [deap], finetune: {corpus: deap}, study: {arms: {a: [], b: []}}}"
+        "{name: a, description: b, corpora: [deap], finetune: {corpus: deap}, study: {arms: {a: [], b: []}}, "
+        "ablation: {arms: {a: [], b: []}, benchmarks: {a: []}}}"
     )
     told = {text: refusal(partial(load_experiment, str(path), [f"{place}={text}"])) for text in WRONG}
     for text, message in told.items():

@@ -42,10 +42,15 @@ def test_an_ablation_says_what_it_would_do(job: Job) -> None:  # noqa: F811
     places = ("--set", "addresses.store=/nowhere/store", "--set", "addresses.runs=/nowhere/runs")
     found = job("ablate", "--experiment", "table3", "--dry-run", *places)
     assert found.code == 0, found.err
-    assert "plan: 8 pretrainings on deap, seed_iv, seed_vii, amigos, mped, dreamer, mahnob_hci, mdme" in found.out
-    assert "plan: 60 fine-tunings a fold: EMOD, EMOD-Scratch, EMOD-Augment, EMOD-HardVA; 5 seeds" in found.out
+    assert "plan: 3 pretrainings on deap, seed_iv, seed_vii, amigos, mped, dreamer, mahnob_hci, mdme" in found.out
+    assert (
+        "plan: 75 fine-tunings a fold: EMOD, EMOD-Scratch, EMOD-Augment, EMOD-HardVA, and the first on shuffled"
+        in found.out
+    )
     wrong = job("ablate", "--experiment", "faced", "--dry-run", *places)
     assert_refused(wrong, 2, "experiment faced has no ablation section; use --experiment table3")
+    wrong = job("evaluate", "--experiment", "table3", "--dry-run")
+    assert_refused(wrong, 2, "experiment table3 has an ablation section; run it with jobs/ablate.py")
 
 
 def test_every_shipped_evaluation_asks_one_question() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from emod.ablating import ablate, ablation_settings, benchmark_experiment, list_pretrainings, pretraining_experiment
 from emod.ablation_report import draw_ablation, print_ablation, render_ablation, write_ablation
-from emod.catalog import load_experiment, load_paper
+from emod.catalog import load_corpus, load_experiment, load_paper
 from emod.errors import RequestError
 from emod.evaluation_report import write_evaluation
 from emod.shards import ShardStore
@@ -66,14 +66,24 @@ def test_fresh_weights_are_drawn_anew_for_each_seed() -> None:
     assert [seed for arm, seed in list_pretrainings(experiment) if arm == "EMOD"] == [0]
     methods = benchmark_experiment(experiment, "SEED").evaluate
     assert methods is not None
-    assert methods.methods["EMOD"] == ('finetune.backbone="/nowhere/runs/table3-emod-0/model"',)
-    assert methods.methods["EMOD-Scratch"] == ('finetune.backbone="/nowhere/runs/table3-emod-scratch-{seed}/model"',)
+    assert methods.methods["EMOD"] == ('finetune.backbone="/nowhere/runs/table3-pretrain-emod-0/model"',)
+    assert methods.methods["EMOD-Scratch"] == (
+        'finetune.backbone="/nowhere/runs/table3-pretrain-emod-scratch-{seed}/model"',
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ("ablation.arms={A: [], B: [signal.window_s=4]}", "ablation.arms.B: signal.window_s=4 is not of model or"),
+        ("ablation.arms={A: [], B: ['pretrain.corpora=[deap]']}", "ablation.arms.B: pretrain.corpora=[deap] is not of"),
+        ("ablation.arms={A: [], B: [finetune.backbone=none]}", "ablation.arms.B: finetune.backbone=none is not of"),
+        ("ablation.arms={A: [], B: [finetune.method=eegnet]}", "ablation.arms.B: finetune.method = eegnet"),
+        ("ablation.arms={A: [], B: ['finetune.targets=[valence]']}", "methods.B changes finetune.targets"),
+        ("finetune.method=eegnet", "finetune.method = eegnet: arms are of method emod"),
+        ("finetune.split.protocol=clips", "finetune.split.protocol: in an ablation arms and benchmarks decide"),
+        ("finetune.backbone=none", "finetune.backbone: in an ablation"),
+        ("evaluate.methods={EEGNet: [finetune.method=eegnet]}", "evaluate.methods: in an ablation"),
         ("ablation.benchmarks={A: [pretrain.rounds=2]}", "ablation.benchmarks.A: pretrain.rounds=2 is not of signal"),
         ("ablation.arms={A b: [], a-B: []}", "ablation.arms: two names are a-b in a path"),
         ("ablation.benchmarks={A: [finetune.corpus=deap]}", "ablation.benchmarks.A asks about deap, which every arm"),
@@ -109,7 +119,7 @@ def test_an_ablation_end_to_end(
     }
     assert evaluated.backbones["without spectral tokens of seed 1"].model.config.without == "spectral_tokens"
     assert len({digest_of(backbone.model) for backbone in evaluated.backbones.values()}) == 6
-    store = ShardStore.open(str(tmp_path / "store" / "seed"))
+    store = ShardStore.open(str(tmp_path / "store" / "benchmark-seed"))
     for answers in evaluated.answers[-3:]:
         alone = train_and_answer(answers.training, evaluated.experiment, store, device=torch.device("cpu"))
         np.testing.assert_array_equal(alone.outputs, answers.outputs)
@@ -134,9 +144,12 @@ def test_an_ablation_end_to_end(
     print_ablation(ablated, report=report, seconds=60.0)
     shown = capsys.readouterr().out
     assert "SIMULATED" in shown
-    assert "60.76" not in shown
+    assert "61.14" not in shown
 
     real = replace(ablated, benchmarks={n: replace(e, simulated=False) for n, e in ablated.benchmarks.items()})
+    assert "the paper" not in render_ablation(real, command="c"), "three subjects are not the paper's fifteen"
+    whole = load_corpus("seed").model_copy(update={"subjects": 3})
+    monkeypatch.setattr("emod.evaluating.load_corpus", lambda name: whole)
     page = render_ablation(real, command="c")
     assert page.count("<td>the paper</td>") == 3
     assert "61.14 / 0.83" in page

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from emod.training import load_backbone
 from emod.training.evaluating import (
     SHUFFLED,
     Answers,
+    Training,
+    _decode,
+    _encode,
     evaluation_settings,
     list_trainings,
     make_folds,
@@ -299,3 +303,30 @@ def _first(experiment: Experiment) -> Experiment:
 
     settings, _ = evaluation_settings(experiment)
     return with_overrides(experiment, next(iter(settings.methods.values())))
+
+
+def test_answers_come_back_from_parquet_as_they_were() -> None:
+    """Beside the test windows, an evaluation across corpora keeps the embedding of some that trained."""
+    rng = np.random.default_rng(0)
+    training = Training("valence", "EMOD", 0, 3)
+    wanted = Answers(
+        training,
+        ("seed/1", "seed/2", "seed/3"),
+        rng.random((3, 2)).astype(np.float32),
+        (0.1, 0.2),
+        2,
+        1234,
+        5.0,
+        embedding=rng.random((5, 4)).astype(np.float32),
+        embedded_ids=("seed/1", "seed/2", "seed/3", "deap/1", "deap/2"),
+        importance=np.array([0.5, -0.25]),
+    )
+    found = _decode(_encode(wanted), training)
+    for name in ("outputs", "embedding", "importance"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    for name in ("training", "window_ids", "validation", "best_epoch", "parameters", "seconds", "embedded_ids"):
+        assert getattr(found, name) == getattr(wanted, name), name
+    bare = replace(wanted, embedding=None, embedded_ids=(), importance=None)
+    found = _decode(_encode(bare), training)
+    assert (found.embedding, found.embedded_ids, found.importance) == (None, (), None)
+    assert found.window_ids == wanted.window_ids

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,5 +105,4 @@ def test_on_paper_nothing_is_cut_off(browser: Any, pages: dict[str, Path], name:
     assert [pair for pair in tables if pair[0] > pair[1] + 1] == []
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type\s*/Page\b", io.BytesIO(printed).read())) >= 1
     context.close()

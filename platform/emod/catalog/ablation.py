@@ -31,5 +31,5 @@ class AblationSettings(Strict):
     )
     pretrain_each_seed: bool = Field(
         default=False,
-        description="true: each seed of an arm starts from a pretraining of its own; false: all from one, as the paper",
+        description="true: each seed of an arm starts from a pretraining of its own; false: all from one",
     )

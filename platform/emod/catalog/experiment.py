@@ -211,7 +211,7 @@ class FinetuneSettings(Strict):
     ties: Literal["low", "high", "drop"] = Field(default="low", description="what a rating exactly at the boundary is")
     method: MethodName = Field(
         default="emod",
-        description="what is trained: this project's network, a rival from braindecode, which starts from nothing, or "
+        description="what is trained: this project's network, a rival from braindecode, or "
         "differential entropy of the bands with logistic regression",
     )
     split: SplitSettings = Field(default_factory=SplitSettings)

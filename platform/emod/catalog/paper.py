@@ -23,13 +23,14 @@ class PaperScores(Strict):
     """catalogs/paper.yaml: the results of Tables 2 and 3, and the losses of Figure 3 as scores."""
 
     results: dict[str, dict[str, PrintedScores]] = Field(description="method -> benchmark -> its scores")
+    windows_s: dict[str, float] = Field(description="benchmark -> seconds of a window")
     losses: dict[str, dict[str, float]] = Field(
         description="what EMOD is left without -> benchmark -> the balanced accuracy it loses, in points"
     )
 
-    def of(self, method: str, *, corpus: str, protocol: str) -> PrintedScores | None:
-        """What the paper printed for a method under this very protocol; None if it did not."""
-        if protocol != f"{corpus}_paper":
+    def of(self, method: str, *, corpus: str, protocol: str, window_s: float) -> PrintedScores | None:
+        """What the paper printed for a method of this name on this benchmark; None if it did not."""
+        if protocol != f"{corpus}_paper" or window_s != self.windows_s.get(corpus):
             return None
         if (found := self.results.get(method, {}).get(corpus)) is not None:
             return found

@@ -32,6 +32,8 @@ ACCEPTABLE: tuple[str, ...] = get_args(Acceptable)
 
 _SHOWN = 3
 
+UNKNOWN = "nobody knows whom the network has learned from before: its weights come without provenance"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -235,7 +237,7 @@ def _unmixed(
 
 def _pretraining(metadata: pa.Table, split: Split, backbone: Backbone) -> list[Finding]:
     if backbone.subjects is None:
-        message = "nobody knows whom the backbone has learned from: its weights come without provenance"
+        message = UNKNOWN
         return [_finding("pretraining", ("pretraining", "test"), split.subjects["test"], message)]
     found = []
     for role in ("validation", "test"):

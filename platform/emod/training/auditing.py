@@ -11,7 +11,7 @@ import numpy.typing as npt
 from emod.catalog import load_corpus
 from emod.errors import RequestError
 from emod.evaluation import Backbone, Finding, Split, Target, audit_split, leaks
-from emod.evaluation.audit import hash_windows
+from emod.evaluation.audit import UNKNOWN, hash_windows
 from emod.shards import ShardStore, WindowPool
 
 __all__ = ["audit_fold", "read_content", "refuse_leaks"]
@@ -82,6 +82,8 @@ def refuse_leaks(findings: Sequence[Finding], *, where: str) -> None:
 def _cure(finding: Finding) -> str:
     if finding.code == "ica":
         return ", or ingest with signal.ica.enabled=false, or accept it: finetune.split.accept=[ica]"
+    if finding.code == "pretraining" and finding.message == UNKNOWN:
+        return ", or give weights with provenance, or accept it: finetune.split.accept=[pretraining]"
     if finding.code == "pretraining":
         return (
             ", or pretrain on other corpora (pretrain.corpora); with this experiment's finetune section pretraining "

@@ -55,6 +55,7 @@ SHUFFLED = "shuffled labels"
 _ANSWER_BYTES = 2**30
 _ABOUT = b"emod"
 # What makes the question; methods are compared on one.
+_WEIGHTS = ("finetune.backbone=", "finetune.rival_weights=")
 _QUESTION = ("corpus", "targets", "threshold", "ties", "split")
 
 
@@ -122,6 +123,8 @@ def evaluation_settings(experiment: Experiment) -> tuple[EvaluateSettings, Finet
     if settings is None or finetune is None:
         missing = "evaluate" if settings is None else "finetune"
         raise RequestError(f"experiment {experiment.name} has no {missing} section; use --experiment evaluate")
+    if experiment.ablation is not None:
+        raise RequestError(f"experiment {experiment.name} has an ablation section; run it with jobs/ablate.py")
     for method, changes in settings.methods.items():
         for change in changes:
             if change.partition(".")[0] != "finetune":
@@ -212,9 +215,15 @@ def claim_evaluation(
     settings, finetune = evaluation_settings(experiment)
     claim = {
         "seed": experiment.seed,
-        "finetune": finetune.model_dump(mode="json", exclude={"run_name", "gpu", "cpus_per_worker", "max_failures"}),
-        # As a list: which is first decides what the others and the shuffled labels are held against.
-        "methods": [[method, list(changes)] for method, changes in settings.methods.items()],
+        "finetune": finetune.model_dump(
+            mode="json", exclude={"run_name", "gpu", "cpus_per_worker", "max_failures", "backbone", "rival_weights"}
+        ),
+        # As a list: which is first decides what the others and the shuffled labels are held against. Of weights what
+        # they are, below, not where: a folder may move, and an address may hold a secret.
+        "methods": [
+            [method, [change for change in changes if not change.startswith(_WEIGHTS)]]
+            for method, changes in settings.methods.items()
+        ],
         "model": experiment.model.model_dump(mode="json"),
         "backbones": dict(weights),
         "manifest": store.manifest.hash_of(finetune.corpora),
