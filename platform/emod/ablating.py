@@ -228,10 +228,10 @@ def _ingest(experiment: Experiment, varied: Experiment) -> ShardStore:
     given = newest_manifest(experiment.addresses.store_url())
     for corpus in varied.corpora:
         withdrawn = set(given.withdrawn.get(corpus, ())) if given else set()
-        if held := sorted(withdrawn & store.manifest.corpora[corpus].subjects):
+        if held := sorted(withdrawn & set(store.metadata(corpus)["subject"].to_pylist())):
             named = " ".join(f"--subject {subject}" for subject in held)
             raise RequestError(
-                f"{storage.redact(store.url)} holds {len(held)} subjects of {corpus} who have withdrawn from "
+                f"{storage.redact(store.url)} still holds {', '.join(held)} of {corpus}, withdrawn from "
                 f"{storage.redact(experiment.addresses.store_url())}; first run jobs/remove_subject.py --store "
                 f"{storage.redact(store.url)} --corpus {corpus} {named}"
             )

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from emod.ablating import ablate, ablation_settings, benchmark_experiment, list_pretrainings, pretraining_experiment
+from emod.ablating import (
+    _ingest,
+    ablate,
+    ablation_settings,
+    benchmark_experiment,
+    list_pretrainings,
+    pretraining_experiment,
+)
 from emod.ablation_report import draw_ablation, print_ablation, render_ablation, write_ablation
 from emod.catalog import load_corpus, load_experiment, load_paper
 from emod.errors import RequestError
 from emod.evaluation_report import write_evaluation
-from emod.shards import ShardStore
+from emod.shards import ShardStore, publish
 from emod.training.backbone import digest_of
 from emod.training.evaluating import train_and_answer
 
@@ -95,6 +102,22 @@ def test_what_cannot_be_compared_is_refused(change: str, told: str) -> None:
     with pytest.raises(RequestError) as refused:
         ablation_settings(load_experiment("table3", [*ADDRESSES, change]))
     assert told in str(refused.value)
+
+
+def test_who_has_withdrawn_from_the_store_above_is_trained_on_nowhere(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ShardStore.open(store_url)
+    gone = store.manifest.model_copy(update={"corpora": {}, "withdrawn": {"deap": ("s2", "elsewhere")}})
+    publish(str(tmp_path), gone)
+    experiment = load_experiment("figure3-simulated", [f"addresses.store={tmp_path}", "addresses.runs=/nowhere/runs"])
+    varied = experiment.model_copy(update={"corpora": ("deap", "seed_iv")})
+    monkeypatch.setattr("emod.workflow.ingest_corpora", lambda _: store)
+    with pytest.raises(
+        RequestError, match=r"still holds s2 of deap, withdrawn .*remove_subject.py .*--corpus deap --subject s2$"
+    ):
+        _ingest(experiment, varied)
+    assert _ingest(experiment, varied.model_copy(update={"corpora": ("seed_iv",)})) is store
 
 
 @pytest.mark.long
