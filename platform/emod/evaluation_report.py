@@ -333,14 +333,15 @@ def _add_provenance(
     section = add_section(parent, "How it was made", "provenance")
     add_element(section, "p", "The command, which gives the same numbers on the same windows:")
     add_element(add_element(section, "p"), "code", command)
-    backbones = {
-        f"{method} started from": (
+    # Seeds that start from pretrainings alike are one line.
+    started: dict[str, list[str]] = {}
+    for method, backbone in evaluated.backbones.items():
+        words = (
             f"a network pretrained on {', '.join(sorted(backbone.seen)) or 'nothing that is known'}"
             + (" (simulated)" if backbone.simulated else "")
             + f"; windows {backbone.manifest_hash[:16]}"
         )
-        for method, backbone in evaluated.backbones.items()
-    }
+        started.setdefault(words, []).append(method.partition(" of seed ")[0])
     hashes = [split.hash for summary in evaluated.summaries for split in summary.splits]
     corpora = experiment.finetune.corpora
     add_facts(
@@ -354,7 +355,7 @@ def _add_provenance(
                 "splits",
                 ", ".join(dict.fromkeys(hashes)) if len(hashes) <= 8 else f"{hashes[0]} and {len(hashes) - 1} more",
             ),
-            *backbones.items(),
+            *((f"{', '.join(dict.fromkeys(methods))} started from", words) for words, methods in started.items()),
             *((f"licence of {name}", load_corpus(name).licence) for name in corpora),
             *((f"cite {name}", load_corpus(name).citation) for name in corpora),
         ),
