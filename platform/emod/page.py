@@ -200,6 +200,9 @@ ol, ul { padding-left: 1.2rem; max-width: 50rem; }
 @media print {
   @page { margin: 15mm; }
   body { padding: 0; max-width: none; font-size: 10pt; }
+  table { font-size: 7.5pt; }
+  th, td { padding-right: .4rem; }
+  thead th, .number { white-space: normal; }
   .scroll { max-height: none; overflow: visible; border: 0; padding: 0; }
   .scroll table { width: 100%; }
   .scroll thead th { position: static; }

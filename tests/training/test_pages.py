@@ -102,7 +102,7 @@ def test_on_paper_nothing_is_cut_off(browser: Any, pages: dict[str, Path], name:
     page.emulate_media(media="print")
     tables = page.evaluate("[...document.querySelectorAll('.wide')].map(e => [e.scrollWidth, e.clientWidth])")
     assert tables
-    assert [pair for pair in tables if pair[0] > pair[1] + 1] == []
+    assert [pair for pair in tables if pair[0] > pair[1] + 1] == [], tables
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
     context.close()
