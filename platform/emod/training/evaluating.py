@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from emod import storage
 from emod.catalog import EvaluateSettings, Experiment, FinetuneSettings, TargetName, with_overrides
-from emod.errors import DataError, RequestError
+from emod.errors import RequestError
 from emod.evaluation import Backbone, Finding, Split, Target, divide_into_folds, shuffle_labels
 from emod.model import Emod, EmodClassifier
 from emod.shards import Manifest, ShardStore, WindowPool
@@ -32,7 +31,7 @@ from emod.training.backbone import load_backbone
 from emod.training.classical import fit_classical
 from emod.training.finetuner import Finetuner, TrainingRows, predict
 from emod.training.importance import electrode_importance, embed_windows
-from emod.training.launch import KEEP_MEMORY, check_room, claim_run
+from emod.training.launch import KEEP_MEMORY, check_room, claim_run, finish_tasks
 from emod.training.networks import new_network
 
 __all__ = [
@@ -266,26 +265,13 @@ def run_trainings(
             report(done[training])
         else:
             waiting[task_of.remote(training, experiment.model_dump_json(), manifest, url)] = training
-    failures: list[RequestError | DataError] = []
-    try:
-        while waiting:
-            (task,), _ = ray.wait(list(waiting), num_returns=1)
-            training = waiting.pop(task)
-            try:
-                ray.get(task)
-            except RayTaskError as error:
-                if not isinstance(error.cause, RequestError | DataError):
-                    raise
-                failures.append(type(error.cause)(f"{training.name}: {error.cause}"))
-                continue
-            url = storage.join(folder, f"{training.name}.parquet")
-            done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
-            report(done[training])
-    finally:
-        for task in waiting:
-            ray.cancel(task, force=True)
-    if failures:
-        raise failures[0]
+
+    def finish(training: Training, _: None) -> None:
+        url = storage.join(folder, f"{training.name}.parquet")
+        done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
+        report(done[training])
+
+    finish_tasks(waiting, finish)
     return [done[training] for training in trainings]
 
 

@@ -12,12 +12,13 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 import pyarrow.fs
 import ray
 import ray.train
+from ray.exceptions import RayTaskError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,7 +26,7 @@ from emod import storage
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
 
-__all__ = ["KEEP_MEMORY", "TrainResources", "Watch", "check_room", "claim_run", "launch"]
+__all__ = ["KEEP_MEMORY", "NamedWork", "TrainResources", "Watch", "check_room", "claim_run", "finish_tasks", "launch"]
 
 
 # glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
@@ -211,6 +212,47 @@ def check_room(wanted: Mapping[str, float], *, cure: str, what: str = "training"
             if not os.environ.get("RAY_ADDRESS"):
                 raise RequestError(f"{message}; set {cure} to what is there")
             print(f"{message}; waiting for it to grow", file=sys.stderr)
+
+
+class NamedWork(Protocol):
+    """What a Ray task was started for."""
+
+    @property
+    def name(self) -> str:
+        """Stands before what goes wrong in it."""
+
+
+W = TypeVar("W", bound=NamedWork)
+
+
+def finish_tasks(waiting: dict[Any, W], finish: Callable[[W, Any], None]) -> None:
+    """Waits for Ray tasks in the order in which they end; one that fails for good does not stop the others.
+
+    Args:
+        waiting: Task -> what it works on; emptied.
+        finish: Told each and what it returned.
+
+    Raises:
+        RequestError, DataError: The first that a task raised, after all others have ended, with its name before it.
+    """
+    failures: list[RequestError | DataError] = []
+    try:
+        while waiting:
+            (task,), _ = ray.wait(list(waiting), num_returns=1)
+            work = waiting.pop(task)
+            try:
+                result = ray.get(task)
+            except RayTaskError as error:
+                if not isinstance(error.cause, RequestError | DataError):
+                    raise
+                failures.append(type(error.cause)(f"{work.name}: {error.cause}"))
+                continue
+            finish(work, result)
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+    if failures:
+        raise failures[0]
 
 
 def _mirror(board: Any, advance: Tick, stop: threading.Event) -> None:

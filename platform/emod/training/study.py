@@ -14,16 +14,15 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from emod import storage
 from emod.catalog import Experiment, FinetuneSettings, StudySettings, with_overrides
 from emod.catalog.study import AS_IT_IS
-from emod.errors import DataError, RequestError
+from emod.errors import RequestError
 from emod.evaluation import divide, score
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.training.finetuner import Finetuner, TrainingRows, predict
-from emod.training.launch import KEEP_MEMORY, claim_run
+from emod.training.launch import KEEP_MEMORY, claim_run, finish_tasks
 from emod.training.networks import new_network
 from emod.training.pretrainer import Pretrainer, select_windows
 
@@ -197,24 +196,13 @@ def run_cells(
         store = stores[cell.effect]
         task = _run_cell.remote(cell, varied.model_dump_json(), store.manifest.model_dump_json())
         waiting[task] = cell
-    failures: list[RequestError | DataError] = []
-    try:
-        while waiting:
-            (task,), _ = ray.wait(list(waiting), num_returns=1)
-            cell = waiting.pop(task)
-            try:
-                result = _fetch(task)
-            except (RequestError, DataError) as error:
-                failures.append(type(error)(f"{cell.name}: {error}"))
-                continue
-            report(result)
-            storage.write_bytes(storage.join(folder, f"{cell.name}.json"), json.dumps(asdict(result)).encode())
-            done[cell] = result
-    finally:
-        for task in waiting:
-            ray.cancel(task, force=True)
-    if failures:
-        raise failures[0]
+
+    def finish(cell: Cell, result: CellResult) -> None:
+        report(result)
+        storage.write_bytes(storage.join(folder, f"{cell.name}.json"), json.dumps(asdict(result)).encode())
+        done[cell] = result
+
+    finish_tasks(waiting, finish)
     return [done[cell] for cell in list_cells(study, experiment.seed)]
 
 
@@ -223,16 +211,6 @@ def cell_experiment(experiment: Experiment, cell: Cell) -> Experiment:
     study, _ = settings_of(experiment)
     drawn = [f"seed={cell.seed}", f"finetune.split.seed={cell.seed}"]
     return with_overrides(under_effect(experiment, cell.effect), [*study.arms[cell.arm], *drawn])
-
-
-def _fetch(task: Any) -> CellResult:
-    try:
-        result: CellResult = ray.get(task)
-    except RayTaskError as error:
-        if isinstance(error.cause, RequestError | DataError):
-            raise error.cause from None
-        raise
-    return result
 
 
 @ray.remote(num_cpus=1, max_retries=3, runtime_env={"env_vars": {**KEEP_MEMORY, "OMP_NUM_THREADS": "1"}})  # type: ignore[untyped-decorator]
