@@ -170,6 +170,7 @@ td { overflow-wrap: break-word; max-width: 30rem; }
 .pictures { display: grid; gap: 1.5rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; }
 figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
+section > figure img { max-width: 60rem; }
 .nothing { color: var(--soft); padding: 1rem; border: 1px dashed var(--line); border-radius: .3rem; }
 .plane { margin-bottom: .5rem; }
 .plane caption { text-align: left; font-size: .86rem; color: var(--soft); padding-bottom: .3rem; }

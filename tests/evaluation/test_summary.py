@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,14 @@ class TestVerdicts:
         assert found[1].startswith("Not above ")
         assert "EEGNet" in found[1]
         assert not any("Nothing here shows" in sentence for sentence in found)
+
+    @pytest.mark.parametrize(("people", "told"), [(1, "Only 1 person was"), (7, "Only 7 people were"), (8, None)])
+    def test_few_people_are_said(self, people: int, told: str | None) -> None:
+        summary = summarise("subject_folds", {"EMOD": 0.5}, folds=4)
+        names = np.array([f"seed_v/{row % people}" for row in range(len(summary.true))], dtype=object)
+        words = " ".join(replace(summary, subjects=names).verdicts())
+        assert ("intervals over so few promise too much" in words) == (told is not None)
+        assert told is None or f"{told} tested" in words
 
     @pytest.mark.parametrize(("leak", "warned"), [(0.0, False), (0.6, True)])
     def test_shuffled_labels_that_are_learned_are_a_warning(self, leak: float, warned: bool) -> None:
