@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -382,16 +383,25 @@ def check_request(experiment: Experiment, store: ShardStore) -> str:
     Raises:
         RequestError: If either is not so.
     """
-    made_with = store.manifest.settings
-    asked_for = experiment.signal.model_dump(mode="json")
-    if differing := [key for key in asked_for if made_with.get(key) != asked_for[key]]:
+    made_with = dict(_leaves(store.manifest.settings, "signal"))
+    asked_for = dict(_leaves(experiment.signal.model_dump(mode="json"), "signal"))
+    if differing := [name for name, value in asked_for.items() if made_with.get(name) != value]:
         raise RequestError(
-            f"{storage.redact(store.url)} was made with signal.{differing[0]} = {made_with.get(differing[0])}, the "
+            f"{storage.redact(store.url)} was made with {differing[0]} = {made_with.get(differing[0])}, the "
             f"experiment says {asked_for[differing[0]]}; set it so, or ingest again into another store"
         )
     uri = uri_of(experiment)
     check_reachable(uri)
     return uri
+
+
+def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    """Each single setting with its full name."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
 
 
 def _registered_before(client: MlflowClient, name: str, run_id: str) -> str | None:

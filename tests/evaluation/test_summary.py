@@ -136,6 +136,16 @@ class TestVerdicts:
         )
         assert any("WARNING: trained on shuffled labels, EMOD scores" in s for s in summary.verdicts()) == warned
 
+    def test_one_answer_to_everybody_is_no_warning(self) -> None:
+        """At chance with any labels: what it learned from does not matter."""
+        metadata = labelled(table({"seed_v": 12}))
+        target, (split,) = make_target(metadata, "emotion"), split_by(metadata, protocol="subjects")
+        same = np.tile([0.7, 0.1, 0.1, 0.1], (len(split.test), 1))
+        summary = summarise_target(
+            [target], [split], {"EMOD": [[same]]}, clips=clips_of(metadata), shuffled=[[same], [same]]
+        )
+        assert not any("WARNING" in sentence for sentence in summary.verdicts())
+
 
 class TestPaired:
     def test_against_wilcoxon(self) -> None:
