@@ -32,7 +32,9 @@ ORDER = (
     "training",
     "workflow",
     "evaluating",
+    "ablating",
     "evaluation_report",
+    "ablation_report",
     "report",
     "study_report",
 )

@@ -179,7 +179,7 @@ def test_an_ablation_end_to_end(
     loss = load_paper().losses["without spectral tokens"]["seed"]
     assert f"{61.14 - loss:.2f}" in page
     labels = [text.get_text() for text in draw_ablation(real, "emotion").axes[0].get_legend().get_texts()]
-    assert labels[-2:] == ["chance", "the paper"]
+    assert {"chance", "the paper"} < set(labels)
     mean = evaluated.summaries[0].methods[0].mean("balanced_accuracy")
     assert f"{100 * mean:.2f}" in page
 

@@ -846,7 +846,8 @@ def draw_comparison(
                 fontsize=7.5 if small else 9,
                 color=INK,
             )
-        axes.hlines(100 * floor, group - 0.45, group + 0.45, INK, linewidth=1.2, zorder=3)
+        ends = [group - 0.45, group + 0.45]
+        axes.plot(ends, [100 * floor] * 2, color=INK, linewidth=1.2, label=None if group else "chance", zorder=3)
     values = [value for scores in table.values() for score in scores for value in score.values]
     for group, world in enumerate(table):
         for number, value in enumerate((printed or {}).get(world, ())):
@@ -854,7 +855,6 @@ def draw_comparison(
                 at = group + (number - (len(arms) - 1) / 2) * width
                 axes.plot([at - 0.42 * width, at + 0.42 * width], [100 * value] * 2, color=INK, linewidth=2, zorder=5)
                 values.append(value)
-    axes.plot([], [], color=INK, linewidth=1.2, label="chance")
     if printed:
         axes.plot([], [], color=INK, linewidth=2.4, label="the paper")
     axes.set_ylim(100 * max(0, min(*floors, *values) - 0.02), 100 * max(values) + 6)
