@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,8 @@ def test_an_ablation_end_to_end(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("emod.training.pretrain.launch", refuse)
+    # By its module's name: `emod.training.pretrain` is the function.
+    monkeypatch.setattr(sys.modules["emod.training.pretrain"], "launch", refuse)
     again = ablate(experiment, lambda evaluated, store: "x/y/report.html")
     for name, first in ablated.benchmarks.items():
         for a, b in zip(first.answers, again.benchmarks[name].answers, strict=True):
