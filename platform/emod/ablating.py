@@ -26,8 +26,8 @@ from emod.evaluating import Evaluated, evaluate_methods, figures_of
 from emod.shards import ShardStore, newest_manifest
 from emod.tracking import check_reachable, ensure_run, log_experiment
 from emod.training.backbone import PER_SEED
-from emod.training.evaluating import evaluation_settings
-from emod.training.launch import check_room, claim_run
+from emod.training.evaluating import check_training_room, evaluation_settings
+from emod.training.launch import claim_run
 
 # What the ablation decides, and what would make it another question from arm to arm.
 _SET_HERE = ("pretrain.run_name", "pretrain.corpora", "finetune.backbone", "finetune.run_name")
@@ -196,10 +196,7 @@ def ablate(experiment: Experiment, report: Callable[[Evaluated, ShardStore], str
     pretrainings = [pretraining_experiment(experiment, arm, seed) for arm, seed in list_pretrainings(experiment)]
     asked = {name: benchmark_experiment(experiment, name) for name in ablation.benchmarks}
     check_reachable(workflow.uri_of(experiment))
-    check_room(
-        {"CPU": evaluate.cpus_per_training, **({"GPU": 1.0} if evaluate.gpu else {})},
-        cure="evaluate.gpu and evaluate.cpus_per_training",
-    )
+    check_training_room(evaluate)
     # What decides a number is claimed by each part; this one holds together which parts they are.
     claim = claim_run(
         experiment.addresses.runs_url(),

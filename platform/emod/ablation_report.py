@@ -71,9 +71,7 @@ def print_ablation(ablated: Ablated, *, report: str, seconds: float) -> None:
 def write_ablation(ablated: Ablated, *, command: str) -> str:
     """Writes the page and its chart into the ablation's folder; returns the page's address."""
     for target in _by_target(ablated):
-        content = io.BytesIO()
-        draw_ablation(ablated, target).savefig(content, format="png")
-        storage.write_bytes(storage.join(ablated.folder, f"{target}.png"), content.getvalue())
+        storage.write_bytes(storage.join(ablated.folder, f"{target}.png"), _png(ablated, target))
     url = storage.join(ablated.folder, "report.html")
     page = render_ablation(ablated, command=command, when=datetime.now().astimezone())
     storage.write_bytes(url, page.encode())
@@ -114,9 +112,7 @@ def render_ablation(ablated: Ablated, *, command: str, when: datetime | None = N
         add_banner(header, "SIMULATED RECORDINGS", "Nothing on this page says anything about people.")
     for target, summaries in _by_target(ablated).items():
         section = add_section(main, target, target, cls="corpus")
-        content = io.BytesIO()
-        draw_ablation(ablated, target).savefig(content, format="png")
-        picture = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+        picture = f"data:image/png;base64,{base64.b64encode(_png(ablated, target)).decode()}"
         add_figure(section, "Balanced accuracy", picture, _seeds(ablated), "")
         for name, summary in summaries.items():
             add_element(section, "h3", name)
@@ -152,6 +148,12 @@ def render_ablation(ablated: Ablated, *, command: str, when: datetime | None = N
         ),
     )
     return render_page(html)
+
+
+def _png(ablated: Ablated, target: str) -> bytes:
+    content = io.BytesIO()
+    draw_ablation(ablated, target).savefig(content, format="png")
+    return content.getvalue()
 
 
 def _by_target(ablated: Ablated) -> dict[str, dict[str, TargetSummary]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mlflow import MlflowClient
 
 from emod import storage
-from emod.catalog import Experiment, PrintedScores, TargetName, load_corpus, load_paper, with_overrides
+from emod.catalog import Experiment, PrintedScores, TargetName, load_corpus, load_paper
 from emod.cli import progress
 from emod.evaluation import (
     ROLES,
@@ -37,16 +37,15 @@ from emod.training.evaluating import (
     SHUFFLED,
     Answers,
     Fold,
-    Training,
     audit_evaluation,
     claim_evaluation,
     evaluation_settings,
     list_trainings,
     make_folds,
-    method_experiment,
+    method_settings,
     run_trainings,
 )
-from emod.training.networks import RIVALS, read_weights
+from emod.training.networks import read_weights
 from emod.workflow import check_request, log_store, running
 
 __all__ = [
@@ -172,45 +171,38 @@ def _backbones(experiment: Experiment) -> dict[str, Pretrained]:
     """What each method starts from; each seed of it, where seeds start from different ones."""
     settings, _ = evaluation_settings(experiment)
     found = {}
-    for method in settings.methods:
+    for method, finetune in method_settings(experiment).items():
+        if finetune.method != "emod" or finetune.backbone == NEW:
+            continue
+        if PER_SEED not in (finetune.backbone or ""):
+            found[method] = load_backbone(experiment.model_copy(update={"finetune": finetune}))
+            continue
         for seed in range(experiment.seed, experiment.seed + settings.seeds):
-            varied = method_experiment(experiment, Training("emotion", method, 0, seed))
-            assert varied.finetune is not None
-            if varied.finetune.method != "emod" or varied.finetune.backbone == NEW:
-                break
-            if PER_SEED not in (varied.finetune.backbone or ""):
-                found[method] = load_backbone(varied)
-                break
-            found[f"{method} of seed {seed}"] = load_backbone(varied)
+            own = experiment.model_copy(update={"finetune": finetune, "seed": seed})
+            found[f"{method} of seed {seed}"] = load_backbone(own)
     return found
 
 
 def starts_from_run(experiment: Experiment) -> bool:
     """Whether any method starts from the run that ``pretrain.run_name`` names."""
-    settings, _ = evaluation_settings(experiment)
-    varied = [with_overrides(experiment, changes).finetune for changes in settings.methods.values()]
-    return any(each is not None and each.method == "emod" and each.backbone is None for each in varied)
+    return any(each.method == "emod" and each.backbone is None for each in method_settings(experiment).values())
 
 
 def _from_nothing(experiment: Experiment) -> bool:
     """Whether any method starts from no pretraining."""
-    settings, _ = evaluation_settings(experiment)
-    varied = [with_overrides(experiment, changes).finetune for changes in settings.methods.values()]
     return any(
-        each is not None and (each.backbone == NEW if each.method == "emod" else each.rival_weights is None)
-        for each in varied
+        each.backbone == NEW if each.method == "emod" else each.rival_weights is None
+        for each in method_settings(experiment).values()
     )
 
 
 def _rival_weights(experiment: Experiment) -> dict[str, str]:
     """method -> SHA-256 of the weights that it starts from, of rivals that start from some."""
-    settings, _ = evaluation_settings(experiment)
-    found = {}
-    for method, changes in settings.methods.items():
-        varied = with_overrides(experiment, changes).finetune
-        if varied is not None and varied.method in RIVALS and varied.rival_weights is not None:
-            found[method] = hashlib.sha256(read_weights(varied.rival_weights)).hexdigest()
-    return found
+    return {
+        method: hashlib.sha256(read_weights(finetune.rival_weights)).hexdigest()
+        for method, finetune in method_settings(experiment).items()
+        if finetune.rival_weights is not None
+    }
 
 
 def _summaries(

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from emod.ablating import (
 from emod.ablation_report import draw_ablation, print_ablation, render_ablation, write_ablation
 from emod.catalog import load_corpus, load_experiment, load_paper
 from emod.errors import RequestError
+from emod.evaluating import Evaluated
 from emod.evaluation_report import write_evaluation
 from emod.shards import ShardStore, publish
 from emod.training.backbone import digest_of
@@ -103,6 +106,33 @@ def test_what_cannot_be_compared_is_refused(change: str, told: str) -> None:
     with pytest.raises(RequestError) as refused:
         ablation_settings(load_experiment("table3", [*ADDRESSES, change]))
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, True),
+        ({"simulated": True}, False),
+        ({"target": "valence"}, False),
+        ({"people": 122}, False),
+        ({"protocol": "subjects"}, False),
+        ({"window_s": 5.0}, False),
+    ],
+)
+def test_the_papers_figures_stand_beside_its_own_question_alone(change: dict[str, Any], shown: bool) -> None:
+    """A whole real copy of FACED, nine words, the paper's split and windows; with any of it changed, nothing."""
+    asked = {"simulated": False, "target": "emotion", "people": 123, "protocol": "faced_paper", "window_s": 10.0}
+    asked |= change
+    experiment = load_experiment("faced", [f"signal.window_s={asked['window_s']}"])
+    evaluated = Evaluated(experiment, (), (), {}, {}, asked["simulated"], "", "")
+    people = [str(number) for number in range(asked["people"])]
+    split = SimpleNamespace(
+        subjects={"train": people[:80], "validation": people[80:100], "test": people[100:]}, protocol=asked["protocol"]
+    )
+    summary: Any = SimpleNamespace(target=SimpleNamespace(name=asked["target"]), splits=(split,))
+    found = evaluated.printed(summary, "EMOD")
+    assert (found is not None) == shown
+    assert found is None or found.balanced_accuracy == (62.87, 0.76)
 
 
 def test_who_has_withdrawn_from_the_store_above_is_trained_on_nowhere(

@@ -40,11 +40,13 @@ __all__ = [
     "Fold",
     "Training",
     "audit_evaluation",
+    "check_training_room",
     "claim_evaluation",
     "evaluation_settings",
     "list_trainings",
     "make_folds",
     "method_experiment",
+    "method_settings",
     "run_trainings",
     "train_and_answer",
 ]
@@ -53,8 +55,8 @@ SHUFFLED = "shuffled labels"
 
 _ANSWER_BYTES = 2**30
 _ABOUT = b"emod"
-# What makes the question; methods are compared on one.
 _WEIGHTS = ("finetune.backbone=", "finetune.rival_weights=")
+# What makes the question; methods are compared on one.
 _QUESTION = ("corpus", "targets", "threshold", "ties", "split")
 
 
@@ -133,6 +135,17 @@ def evaluation_settings(experiment: Experiment) -> tuple[EvaluateSettings, Finet
             if varied is None or getattr(varied, name) != getattr(finetune, name):
                 raise RequestError(f"evaluate.methods.{method} changes finetune.{name}: methods answer one question")
     return settings, finetune
+
+
+def method_settings(experiment: Experiment) -> dict[str, FinetuneSettings]:
+    """method -> how it is trained."""
+    settings, _ = evaluation_settings(experiment)
+    found = {}
+    for method, changes in settings.methods.items():
+        varied = with_overrides(experiment, changes).finetune
+        assert varied is not None
+        found[method] = varied
+    return found
 
 
 def method_experiment(experiment: Experiment, training: Training) -> Experiment:
@@ -231,6 +244,14 @@ def claim_evaluation(
     return claim_run(experiment.addresses.runs_url(), settings.run_name, claim, room="evaluate")
 
 
+def check_training_room(settings: EvaluateSettings) -> None:
+    """Refuses what the cluster has no room for, as `check_room`: not one training would ever start."""
+    check_room(
+        {"CPU": settings.cpus_per_training, **({"GPU": 1.0} if settings.gpu else {})},
+        cure="evaluate.gpu and evaluate.cpus_per_training",
+    )
+
+
 def run_trainings(
     experiment: Experiment,
     store: ShardStore,
@@ -253,10 +274,7 @@ def run_trainings(
     done: dict[Training, Answers] = {}
     waiting: dict[Any, Training] = {}
     manifest = store.manifest.model_dump_json()
-    check_room(
-        {"CPU": settings.cpus_per_training, **({"GPU": 1.0} if settings.gpu else {})},
-        cure="evaluate.gpu and evaluate.cpus_per_training",
-    )
+    check_training_room(settings)
     task_of = _answer.options(num_cpus=settings.cpus_per_training, num_gpus=1 if settings.gpu else 0)
     for training in trainings:
         url = storage.join(folder, f"{training.name}.parquet")
