@@ -89,8 +89,9 @@ def main() -> None:
         if not dry:
             said.append(f"report of version {newest.version}: {redact(write_report(ShardStore(url, newest)))}")
         said.append(
-            "not touched: the recordings themselves, the models named above, shards in caches of other machines "
-            "(EMOD_CACHE), backups, and what a bucket with versioning keeps of removed objects"
+            "not touched: the recordings themselves, the models named above, what jobs/embed.py wrote about them, "
+            "shards in caches of other machines (EMOD_CACHE), backups, and what a bucket with versioning keeps of "
+            "removed objects"
         )
     finally:
         # Not before: whoever reads only the first lines must not stop a purge half way.

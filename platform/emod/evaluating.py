@@ -24,6 +24,7 @@ from emod.evaluation import (
     Finding,
     MethodSummary,
     TargetSummary,
+    clips_of,
     make_splits,
     summarise_target,
     write_split,
@@ -210,10 +211,7 @@ def _summaries(
 ) -> list[TargetSummary]:
     settings, finetune = evaluation_settings(experiment)
     metadata = WindowPool(store, finetune.corpora).metadata
-    clips = np.array(
-        [f"{c}/{s}" for c, s in zip(metadata["corpus"].to_pylist(), metadata["stimulus"].to_pylist(), strict=True)],
-        dtype=object,
-    )
+    clips = clips_of(metadata)
     found: dict[tuple[str, str, int], list[Answers]] = defaultdict(list)
     for each in answers:
         found[each.training.target, each.training.method, each.training.seed].append(each)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,11 +21,11 @@ import ray
 from mlflow import MlflowClient
 
 from emod import storage
-from emod.catalog import Experiment, FinetuneSettings, fingerprint, load_corpus
+from emod.catalog import Experiment, FinetuneSettings, ServingSettings, fingerprint, load_corpus
 from emod.cli import progress
 from emod.corpora import read_marker, simulate_corpus
 from emod.errors import RequestError
-from emod.evaluation import Evaluation, PlaneEvaluation, divide
+from emod.evaluation import Evaluation, Finding, PlaneEvaluation, Target, clips_of, divide, summarise_target
 from emod.ingest import IngestPlan, ingest, plan_ingest
 from emod.ingest.report import write_report
 from emod.model import Emod, EmodClassifier
@@ -45,6 +46,7 @@ from emod.tracking import (
 from emod.training import (
     Finetuned,
     Pretrained,
+    answer_test_windows,
     audit_finetuning,
     claim_finetuning,
     claim_pretraining,
@@ -70,6 +72,7 @@ from emod.training.study import (
 __all__ = [
     "FinetuneOutcome",
     "check_request",
+    "classes_of",
     "finetune_and_register",
     "ingest_corpora",
     "log_store",
@@ -83,6 +86,9 @@ __all__ = [
     "uri_of",
 ]
 
+
+# Sections that decide nothing of a single training: other comparisons may start from the same one.
+_COMPARISONS = ("ablation", "evaluate", "simulate")
 
 # Draws settle long before a whole schedule has been counted.
 _STEPS_COUNTED = 1000
@@ -105,12 +111,13 @@ class FinetuneOutcome:
 
 
 @contextmanager
-def on_ray(num_cpus: int | None = None, *, quiet: bool = False) -> Iterator[None]:
+def on_ray(num_cpus: int | None = None, *, quiet: bool = False, dashboard: bool = False) -> Iterator[None]:
     """A Ray cluster for the time of the block: the one at $RAY_ADDRESS (as under ``ray job submit``), else a local one.
 
     Args:
         num_cpus: CPUs of a local cluster; None takes what the machine has. A cluster has its own.
         quiet: Keep workers' output and Ray's own logs off the terminal, where a progress bar is.
+        dashboard: Start one beside a local cluster, and say where; a cluster has its own.
     """
     if ray.is_initialized():
         yield
@@ -121,15 +128,17 @@ def on_ray(num_cpus: int | None = None, *, quiet: bool = False) -> Iterator[None
         ray.data.DataContext.get_current().enable_progress_bars = False
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     remote = bool(os.environ.get("RAY_ADDRESS"))
-    ray.init(
+    context = ray.init(
         # Without an address Ray would join whatever cluster somebody started on this machine.
         address=None if remote else "local",
         num_cpus=None if remote else num_cpus,
         object_store_memory=None if remote else 512 * 2**20,
-        include_dashboard=None if remote else False,
+        include_dashboard=None if remote else dashboard,
         log_to_driver=not quiet,
         logging_level=logging.ERROR if quiet else logging.INFO,
     )
+    if dashboard and context.dashboard_url:
+        print(f"Ray's dashboard: http://{context.dashboard_url}", file=sys.stderr)
     try:
         yield
     finally:
@@ -187,7 +196,8 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
     simulated = store.is_simulated(experiment.corpora)
     run_id = ensure_run(uri, experiment.name, experiment.pretrain.run_name, {"emod.stage": "pretrain"}, claim=claim)
     client = MlflowClient(uri)
-    log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=("simulate", "finetune"))
+    others = ("finetune", *_COMPARISONS)
+    log_experiment(client, run_id, experiment, world_size=experiment.pretrain.workers, exclude=others)
     log_store(client, run_id, experiment, store, simulated=simulated)
     steps = count_steps(experiment, store)
     draws = draws_per_region(experiment, store, steps=min(steps, _STEPS_COUNTED))
@@ -213,7 +223,7 @@ def finetune_and_register(
         run_name = f"{settings.run_name}-{target}"
         tags = {"emod.stage": "finetune", "emod.target": target}
         run_id = ensure_run(uri, experiment.name, run_name, tags, claim=claims[target])
-        log_experiment(client, run_id, experiment, world_size=1, exclude=("simulate",))
+        log_experiment(client, run_id, experiment, world_size=1, exclude=_COMPARISONS)
         log_store(client, run_id, experiment, store, simulated=simulated)
         # The backbone may come from another store, or from windows that are in no version any more.
         client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
@@ -226,7 +236,8 @@ def finetune_and_register(
         with running(client, run_id):
             with progress(f"tune {target}", settings.epochs) as advance:
                 finetuned = finetune(experiment, store, pretrained, target, tracking=(uri, run_id), advance=advance)
-            evaluation = score_test_windows(finetuned)
+            answers = answer_test_windows(finetuned)
+            evaluation = score_test_windows(finetuned, answers)
             _log_scores(client, run_id, evaluation, finetuned)
             # A backbone may come from another store; the plane head is fitted on what is here.
             rows_of = training_rows(finetuned, pretrained, store)
@@ -237,16 +248,15 @@ def finetune_and_register(
             else:
                 model, plane = classifier, fit_plane_head(classifier.backbone, store, rows_of)
             alias = "candidate" if number == 0 else f"candidate-{target}"
-            # "low" alone says nothing once the model has left its experiment.
-            suffix = f"_{target}" if target in ("valence", "arousal") else ""
-            classes = [f"{label.replace(', ', '_').replace(' ', '_')}{suffix}" for label in finetuned.target.classes]
-            version = _registered_before(client, name, run_id) or register_model(
+            version = _registered_before(client, name, run_id, experiment.serving) or register_model(
                 uri=uri,
                 run_id=run_id,
                 model=model,
                 plane=plane,
-                classes=classes,
+                classes=classes_of(finetuned.target),
                 settings=experiment.signal,
+                serving=experiment.serving,
+                results=_results(finetuned, answers, findings),
                 trained_on=TrainedOn(
                     manifest=store.manifest.hash_of(tuple(rows_of)),
                     simulated=simulated,
@@ -257,6 +267,38 @@ def finetune_and_register(
             )
         outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias, simulated))
     return outcomes
+
+
+def _results(finetuned: Finetuned, answers: npt.NDArray[np.float32], findings: Sequence[Finding]) -> list[str]:
+    """What a model card says of the test windows, beside controls that see no EEG."""
+    summary = summarise_target(
+        [finetuned.target],
+        [finetuned.split],
+        {"this model": [[answers]]},
+        clips=clips_of(finetuned.pool.metadata),
+        findings=findings,
+    )
+    figures = ("mean_ccc", "rmse_valence", "rmse_arousal") if summary.on_plane else ("balanced_accuracy", "kappa")
+    split = finetuned.split
+    lines = [
+        f"Target {summary.target.name} ({summary.target.rule}); protocol `{split.protocol}`: {split.rule}; split "
+        f"`{split.hash[:16]}`; {len(summary.true)} windows of {len(set(summary.subjects))} subjects.",
+        "",
+        f"| | {' | '.join(name.replace('_', ' ') for name in figures)} |",
+        f"| --- |{' --- |' * len(figures)}",
+    ]
+    for method in (*summary.methods, *summary.controls):
+        lines.append(f"| {method.method} | {' | '.join(f'{method.mean(name):.3f}' for name in figures)} |")
+    accepted = sorted({finding.code for finding in findings if finding.accepted_by == "user"})
+    lines += ["", *summary.verdicts(), *([f"Leaks accepted by hand: {', '.join(accepted)}."] if accepted else [])]
+    return lines
+
+
+def classes_of(target: Target) -> list[str]:
+    """What a registered model calls a target's classes; the plane has none."""
+    # "low" alone says nothing once the model has left its experiment.
+    suffix = f"_{target.name}" if target.name in ("valence", "arousal") else ""
+    return [f"{label.replace(', ', '_').replace(' ', '_')}{suffix}" for label in target.classes]
 
 
 def _trained_corpora(
@@ -404,10 +446,15 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]
             yield f"{name}.{key}", value
 
 
-def _registered_before(client: MlflowClient, name: str, run_id: str) -> str | None:
-    """The version that this very run registered, if it did: a finished run that is repeated changes nothing."""
+def _registered_before(client: MlflowClient, name: str, run_id: str, serving: ServingSettings) -> str | None:
+    """The version that this very run registered with these serving settings, if it did.
+
+    A finished run that is repeated changes nothing; with other serving settings it registers a version of its own.
+    """
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return str(found[0].version) if found else None
+    wanted = serving.model_dump_json()
+    plain = ServingSettings().model_dump_json()  # of a version without the tag, which is from before there were any
+    return next((str(each.version) for each in found if each.tags.get("emod.serving", plain) == wanted), None)
 
 
 def log_store(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool) -> None:

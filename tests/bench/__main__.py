@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import ica_cost, ingest_speed, loader_speed, model_speed, ray_step, store_speed
+from tests.bench import embed_speed, ica_cost, ingest_speed, loader_speed, model_speed, ray_step, store_speed
 from tests.bench.ratio import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "loader": loader_speed.measure,
     "model": lambda folder: model_speed.measure(),
     "ray": ray_step.measure,
+    "embed": embed_speed.measure,
 }
 
 

@@ -152,7 +152,8 @@ def places_of(model: type[BaseModel], below: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield f"{below}{name}"
         kind = members(field.annotation)[0]
-        inside, step = (get_args(kind)[1], ".deap") if get_origin(kind) is dict else (kind, "")
+        key = ".dropout" if name == "space" else ".deap"
+        inside, step = (get_args(kind)[1], key) if get_origin(kind) is dict else (kind, "")
         if isinstance(inside, type) and issubclass(inside, BaseModel):
             yield from places_of(inside, f"{below}{name}{step}.")
 
@@ -197,7 +198,7 @@ def test_no_wrong_value_of_any_field_is_answered_in_jargon(place: str, tmp_path:
     path = tmp_path / "mine.yaml"
     path.write_text(
         "{name: a, description: b, corpora: [deap], finetune: {corpus: deap}, study: {arms: {a: [], b: []}}, "
-        "ablation: {arms: {a: [], b: []}, benchmarks: {a: []}}}"
+        "ablation: {arms: {a: [], b: []}, benchmarks: {a: []}}, sweep: {space: {dropout: {low: 0, high: 0.5}}}}"
     )
     told = {text: refusal(partial(load_experiment, str(path), [f"{place}={text}"])) for text in WRONG}
     for text, message in told.items():
@@ -378,7 +379,8 @@ def test_the_tables_of_experiment_fields_are_those_of_the_models() -> None:
         place for place in places_of(Experiment) if not any(p.startswith(f"{place}.") for p in places_of(Experiment))
     ]
     for place in leaves:
-        group, _, field = place.replace(".deap", ".<corpus>").rpartition(".")
+        by_key = place.replace(".deap", ".<corpus>").replace("space.dropout", "space.<setting>")
+        group, _, field = by_key.rpartition(".")
         section = tables.split(f"### `{group}`\n")[1] if group else tables
         assert f"\n| `{field}` |" in section.split("\n### ")[0], place
 

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from mlflow import MlflowClient
 
 from emod.catalog import dump_yaml, load_experiment
+from emod.tracking import tracking_uri
 from tests.training.tiny_store import TINY, write_tiny_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +115,7 @@ def test_help_is_light(name: str) -> None:
     assert done.stdout.endswith("heavy: []\n")
 
 
-@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune", "quickstart"])
+@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune", "quickstart", "sweep", "register"])
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -121,7 +123,10 @@ def test_help_is_light(name: str) -> None:
         (("--set", "pretrain.epochs=many"), ("pretrain.epochs", '"many"')),
         (("--set", "pretrain.epochs"), ("pretrain.epochs", "a.b=c")),
         (("--experiment", "quickstrat"), ("quickstrat", "did you mean quickstart?")),
-        (("--set", "corpora=[deep]", "--set", "simulate={}", "--set", "finetune="), ("deep", "did you mean deap?")),
+        (
+            ("--set", "corpora=[deep]", "--set", "simulate={}", "--set", "finetune=", "--set", "pretrain.corpora="),
+            ("deep", "did you mean deap?"),
+        ),
         (("--verbose",), ("--verbose", "--help")),
     ],
 )
@@ -131,17 +136,17 @@ def test_a_wrong_request_is_one_line(
     assert_refused(job(name, *flags), 2, f"{name}.py: ", *words)
 
 
-@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["ingest", "pretrain", "finetune", "sweep"])
 def test_a_missing_store_address_names_both_places(job: Job, no_ray: None, name: str) -> None:
     assert_refused(job(name), 2, "addresses.store", "EMOD_STORE")
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep"])
 def test_a_folder_without_a_store_says_what_to_run(job: Job, no_ray: None, name: str, tmp_path: Path) -> None:
     assert_refused(job(name, "--set", f"addresses.store={tmp_path}/shards"), 2, f"{tmp_path}/shards", "jobs/ingest.py")
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep"])
 def test_a_missing_runs_address_names_both_places(job: Job, no_ray: None, name: str, store_url: str) -> None:
     assert_refused(job(name, "--set", f"addresses.store={store_url}"), 2, "addresses.runs", "EMOD_RUNS")
 
@@ -158,7 +163,7 @@ def test_a_missing_data_folder_is_named(job: Job, ray_cluster: None, tmp_path: P
     assert not (tmp_path / "shards").exists()
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "sweep"])
 def test_a_damaged_manifest_is_bad_data(job: Job, no_ray: None, name: str, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / f"manifest-000001-{'0' * 16}.json").write_text('{"format": 1')
@@ -184,6 +189,27 @@ def test_a_backbone_that_is_not_there_is_asked_for(job: Job, no_ray: None, store
 def test_nothing_to_fine_tune_is_a_wrong_request(job: Job, no_ray: None, store_url: str) -> None:
     told = job("finetune", "--experiment", "pretrain", "--set", f"addresses.store={store_url}", "--dry-run")
     assert_refused(told, 2, "no finetune section")
+
+
+def test_a_dry_sweep_shows_what_varies_and_starts_nothing(
+    job: Job, no_ray: None, store_url: str, tmp_path: Path
+) -> None:
+    addresses = ["--set", f"addresses.store={store_url}", "--set", f"addresses.runs={tmp_path}/runs"]
+    told = job("sweep", *addresses, "--set", "finetune.gpu=false", "--dry-run")
+    assert told.code == 0
+    assert "plan: 32 trials of 100 epochs at most; search tpe; stopping asha from epoch 4, one in 3" in told.out
+    assert "plan: varies learning_rate, backbone_rate, layer_rate" in told.out
+    assert "test windows are not read" in told.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_registry_without_the_model_is_told(job: Job, no_ray: None, tmp_path: Path) -> None:
+    runs = ["--set", f"addresses.runs={tmp_path}/runs"]
+    assert_refused(job("register", *runs, "--rollback"), 2, f"{tmp_path}/runs: no MLflow database there")
+    assert not (tmp_path / "runs").exists()
+    MlflowClient(tracking_uri(f"{tmp_path}/runs")).search_experiments()
+    assert_refused(job("register", *runs, "--rollback"), 2, "promote.name = emod: no registered model")
+    assert_refused(job("register", *runs, "--card"), 2, "models:/emod@candidate", "name another")
 
 
 def test_quickstart_wants_both_or_neither(job: Job, no_ray: None) -> None:

@@ -187,6 +187,31 @@ def test_an_electrode_is_its_name_however_it_is_written() -> None:
     assert not torch.allclose(model.embed(eeg, (old[1], old[0], *old[2:]), 128.0), wanted)
 
 
+def test_an_electrode_may_be_a_mixture_of_others() -> None:
+    model = Emod(EmodConfig(**SIZES)).double().eval()
+    eeg = torch.randn(2, 3, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    encoder = model.encoder
+    assert encoder.electrodes is not None
+    rows = encoder.electrodes.table.weight.detach()
+    f3, fc5 = (rows[ELECTRODES.index(name)] for name in ("F3", "FC5"))
+    mixed = encoder.electrodes(["Cz", {"f3": 0.25, "FC5": 0.75}, {"T3": 1.0}])
+    expected = torch.stack([rows[ELECTRODES.index("Cz")], 0.25 * f3 + 0.75 * fc5, rows[ELECTRODES.index("T7")]])
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-15)
+    own, alone = ("Cz", "Oz", "T7"), ("Cz", {"Oz": 1.0}, {"T7": 1.0})
+    assert torch.equal(model.embed(eeg, own, 200.0), model.embed(eeg, alone, 200.0))
+    blend = ("Cz", {"O1": 0.5, "O2": 0.5}, "T7")
+    stand_in = copy.deepcopy(model)
+    with torch.no_grad():
+        halves = (rows[ELECTRODES.index("O1")] + rows[ELECTRODES.index("O2")]) / 2
+        stand_in.encoder.electrodes.table.weight[ELECTRODES.index("Oz")] = halves
+    torch.testing.assert_close(model.tokens(eeg, blend, 200.0), stand_in.tokens(eeg, own, 200.0))
+    assert torch.equal(encoder.electrodes.table.weight, rows), "the network's own rows stay as they are"
+    for wrong, said in ((["Cz", {"EKG": 1.0}], "'EKG' is not a 10-10 name"), ([{"T3": 0.5, "T7": 0.5}], "given twice")):
+        for network in (model, Emod(EmodConfig(**SIZES, without="electrode_embedding")).double().eval()):
+            with pytest.raises(ValueError, match=said):
+                network.tokens(eeg[:, : len(wrong)], wrong, 200.0)
+
+
 @pytest.mark.parametrize("offset", [-49, 49])
 def test_the_bias_of_the_last_offset_is_that_of_all_beyond(offset: int) -> None:
     """A minute is 300 tokens. Where R at +-49 alone lets attention through, a query mixes all that is as far or

@@ -7,10 +7,20 @@ import subprocess
 import sys
 import zlib
 
+import mne
 import numpy as np
 import pytest
 
-from emod.signal.montage import ALIASES, ELECTRODES, canonical_name, canonical_names, positions
+from emod.signal.montage import (
+    ALIASES,
+    ELECTRODES,
+    canonical_name,
+    canonical_names,
+    canonical_site,
+    nearest_sites,
+    positions,
+)
+from emod.signal.template import TEMPLATE_MM
 
 BIOSEMI32 = (
     "Fp1 AF3 F3 F7 FC5 FC1 C3 T7 CP5 CP1 P3 P7 PO3 O1 Oz Pz Fp2 AF4 Fz F4 F8 FC6 FC2 Cz C4 T8 CP6 CP2 P4 P8 PO4 O2"
@@ -85,8 +95,46 @@ def test_places_lie_on_the_sphere_where_the_names_say() -> None:
     np.testing.assert_array_equal(positions(["t6", "Cz"]), [at["P8"], at["Cz"]])
 
 
+def test_the_table_of_places_is_that_of_mne() -> None:
+    template = mne.channels.make_standard_montage("colin27_1005").get_positions()["ch_pos"]
+    assert set(TEMPLATE_MM) == set(template) - set(ALIASES)
+    for name, place_m in template.items():
+        np.testing.assert_array_equal(np.array(TEMPLATE_MM[ALIASES.get(name, name)]) / 1000, place_m, err_msg=name)
+    assert set(ELECTRODES) - set(TEMPLATE_MM) == {"CB1", "CB2"}
+
+
+def test_sites_between_electrodes_have_places_and_names_too() -> None:
+    assert [canonical_site(name) for name in (" fcc3H", "AFPZ", "T3", "cb1")] == ["FCC3h", "AFpz", "T7", "CB1"]
+    np.testing.assert_allclose(np.linalg.norm(positions(TEMPLATE_MM), axis=1), 1, atol=1e-12)
+    with pytest.raises(ValueError, match=r"electrode 'FCC3x' is not a 10-05 name \(nearest: FCC3"):
+        canonical_site("FCC3x")
+    with pytest.raises(ValueError, match=r"'FCC3h' is not a 10-10 name"):
+        canonical_name("FCC3h")
+
+
+@pytest.mark.parametrize("name", ["Oz", "FCC3h", "M1", "CB2"])
+def test_nearest_sites_weigh_by_the_inverse_of_their_angle(name: str) -> None:
+    among = [site for site in NEUROSCAN64.split() if canonical_name(site) != name]
+    found = nearest_sites(name, among)
+    at = positions([name])[0]
+    angles = {canonical_name(site): float(np.arccos(at @ positions([site])[0])) for site in among}
+    assert list(found) == sorted(angles, key=lambda site: angles[site])[:3]
+    assert sum(found.values()) == pytest.approx(1)
+    products = [found[site] * angles[site] for site in found]
+    np.testing.assert_allclose(products, products[0], rtol=1e-6)
+
+
+def test_nearest_sites_at_the_very_place_and_among_few() -> None:
+    found = nearest_sites("oz", ["O1", "Oz", "O2"])
+    assert found["Oz"] == pytest.approx(1, abs=1e-4)
+    assert nearest_sites("Oz", ["Cz"]) == {"Cz": 1.0}
+    with pytest.raises(ValueError, match="no sites to be near to"):
+        nearest_sites("Oz", [])
+
+
 def test_the_room_is_light_to_import() -> None:
-    code = "import emod.signal, sys; print(sorted({'mne', 'torch', 'scipy', 'sklearn'} & set(sys.modules)))"
+    code = "import emod.signal, sys; emod.signal.positions(['Cz']); "
+    code += "print(sorted({'mne', 'torch', 'scipy', 'sklearn'} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout.strip() == "[]"

@@ -18,6 +18,7 @@ class Blocked(importlib.abc.MetaPathFinder):
 
 
 def main(model_uri: str, given: str, out: str) -> None:
+    not_installed = [name for name in ("mne", "ray") if importlib.util.find_spec(name) is None]
     sys.meta_path.insert(0, Blocked())
     sys.path[:] = [entry for entry in sys.path if not entry.endswith("platform")]
     # An editable install leaves a folder emod with catalogs only: no code.
@@ -48,6 +49,7 @@ def main(model_uri: str, given: str, out: str) -> None:
         "without_rate": post(signal, {}),
         "too_few_electrodes": post([window[1:] for window in signal], {"sfreq_hz": 128.0}),
         "emod": sys.modules["emod"].__file__,
+        "not_installed": not_installed,
         "blocked_loaded": sorted({"ray", "mne"} & sys.modules.keys()),
     }
     with open(out, "w") as stream:

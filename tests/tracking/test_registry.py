@@ -16,9 +16,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from emod.catalog import SignalSettings
+from emod.catalog import ServingSettings, SignalSettings
 from emod.model import EmodClassifier, PlaneHead
 from emod.tracking import TrainedOn, ensure_run, load_servable, register_model
+from emod.workflow import _registered_before
 
 CHANNELS = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2")
 CLASSES = ("sad", "neutral", "happy")
@@ -110,8 +111,8 @@ def test_a_version_says_what_it_is_and_the_alias_moves(register: Any, uri: str, 
     assert simulated.tags["emod.manifest"] == "ab" * 32
     assert simulated.tags["emod.corpora"] == "deap"
     assert simulated.tags["emod.classes"] == "sad,neutral,happy"
-    assert simulated.description.startswith("Trained on simulated recordings")
-    assert "deap: academic use" in simulated.description
+    assert simulated.description.startswith("**Trained on simulated recordings")
+    assert "Licence: academic use" in simulated.description
     assert "simulated" not in measured.description
     assert "valence" not in measured.description
     assert measured.tags["emod.simulated"] == "false"
@@ -135,6 +136,20 @@ def test_a_version_says_what_it_is_and_the_alias_moves(register: Any, uri: str, 
     shapes = {spec["name"]: spec["tensor-spec"]["shape"] for spec in json.loads(about["signature"]["inputs"])}
     assert shapes == {"signal": [-1, -1, -1], "channels": [-1]}
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_repeated_run_registers_anew_under_other_serving_settings_alone(register: Any, uri: str) -> None:
+    client = MlflowClient(tracking_uri=uri)
+    near = ServingSettings(untrained_electrodes="nearest")
+    run_id, version = register()
+    assert _registered_before(client, "emod", run_id, ServingSettings()) == version
+    assert _registered_before(client, "emod", run_id, near) is None
+    _, second = register(serving=near)
+    assert _registered_before(client, "emod", run_id, near) == second
+    assert _registered_before(client, "emod", run_id, ServingSettings()) == version
+    client.delete_model_version_tag("emod", version, "emod.serving")
+    assert _registered_before(client, "emod", run_id, ServingSettings()) == version, "from before there were any"
+    assert load_servable(artefacts(client, second) / "artifacts" / "emod").card.serving == near
 
 
 def test_an_upload_that_fails_leaves_no_version(register: Any, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

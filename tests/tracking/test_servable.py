@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from emod.catalog import IcaSettings, SignalSettings
+from emod.catalog import IcaSettings, ServingSettings, SignalSettings
 from emod.errors import DataError
 from emod.model import EmodClassifier, PlaneHead
 from emod.signal.clean import clean_recording
+from emod.signal.montage import nearest_sites
 from emod.signal.window import normalise
 from emod.tracking import Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
 
@@ -115,7 +118,24 @@ def test_a_bare_backbone_has_no_plane_and_no_classes(
     assert np.isfinite(np.stack(frame["embedding"].to_list())).all()
 
 
-def test_flags_are_those_of_their_own_window(servable: Servable, eeg_uv: Array) -> None:
+@pytest.fixture
+def serve(
+    tmp_path: Path, classifier: EmodClassifier, plane: PlaneHead, settings: SignalSettings, trained_on: TrainedOn
+) -> Callable[..., Servable]:
+    """The same model, registered with other serving settings."""
+
+    def with_settings(**choices: Any) -> Servable:
+        serving = ServingSettings(**choices)
+        save_servable(
+            tmp_path, classifier, plane, classes=CLASSES, settings=settings, trained_on=trained_on, serving=serving
+        )
+        return load_servable(tmp_path)
+
+    return with_settings
+
+
+def test_flags_are_those_of_their_own_window(serve: Callable[..., Servable], eeg_uv: Array) -> None:
+    servable = serve(suspect_units="flag")
     windows = eeg_uv[:6].copy()
     windows[1, 4, 100] += 1e4
     windows[2] *= 1e-6
@@ -145,7 +165,9 @@ def test_electrodes_and_rates_it_never_saw_are_flagged(servable: Servable, eeg_u
         ({"sfreq_hz": 0.0}, r"sfreq_hz = 0: give the sampling rate of signal in Hz"),
         ({"sfreq_hz": float("nan")}, r"sfreq_hz = nan: give the sampling rate"),
         ({"sfreq_hz": 0.128}, r"band_hz starts at 0.3 Hz, at or above the Nyquist frequency"),
-        ({"signal_uv": np.zeros((0, 10, 256), np.float32)}, r"of shape \(0, 10, 256\): give numbers of shape"),
+        ({"signal_uv": np.zeros((0, 10, 256), np.float32)}, r"^signal holds 0 windows: give at least one$"),
+        ({"signal_uv": np.zeros((2, 10, 0), np.float32)}, r"of shape \(2, 10, 0\): give numbers of shape"),
+        ({"signal_uv": np.ones((1, 10, 127))}, r"127 samples at 128 Hz, 0.992 s: give windows of 1 s or longer$"),
         ({"signal_uv": np.zeros((10, 256), np.float32)}, r"of shape \(10, 256\): give numbers of shape"),
         ({"signal_uv": np.full((1, 10, 256), "a")}, r"signal is <U1 of shape"),
         ({"signal_uv": np.ones((1, 1, 256)), "channels": ("Cz",)}, r"1 electrode, whose average reference is 0"),
@@ -165,6 +187,123 @@ def test_a_missing_sample_is_placed(servable: Servable, eeg_uv: Array) -> None:
     broken[1, 4, 7] = np.nan
     with pytest.raises(ValueError, match="not finite in window 1, electrode C3: leave that window out"):
         servable.predict(broken, CHANNELS, sfreq_hz=128.0, cleaned=True)
+
+
+def test_volts_are_refused_unless_the_config_says_flag(serve: Callable[..., Servable], eeg_uv: Array) -> None:
+    volts = eeg_uv[:35] * np.float32(1e-6)
+    told = r"^window 0 has a robust scale of .*e-05 microvolt, EEG has 0.5 to 500: give microvolts, or leave that"
+    with pytest.raises(ValueError, match=told):
+        serve().predict(volts, CHANNELS, sfreq_hz=128.0, cleaned=False)
+    windows = eeg_uv[:35].copy()
+    windows[33] *= 1e-6
+    with pytest.raises(ValueError, match=r"^window 33 has a robust scale"):
+        serve().predict(windows, CHANNELS, sfreq_hz=128.0, cleaned=True)
+    frame = serve(suspect_units="flag").predict(volts, CHANNELS, sfreq_hz=128.0, cleaned=False)
+    assert set(frame["flags"]) == {"units_suspect"}
+    # Why refusing is the default: the numbers look like any other's.
+    right = serve().predict(eeg_uv[:35], CHANNELS, sfreq_hz=128.0, cleaned=False)
+    np.testing.assert_allclose(frame["valence"], right["valence"], atol=1e-5)
+
+
+def test_a_window_that_is_not_finite_may_be_flagged_instead(serve: Callable[..., Servable], eeg_uv: Array) -> None:
+    windows = eeg_uv[:35].copy()
+    windows[1, 4, 7], windows[33, 0, 0] = np.nan, np.inf
+    before = windows.copy()
+    servable = serve(not_finite="flag")
+    frame = servable.predict(windows, CHANNELS, sfreq_hz=128.0, cleaned=False)
+    np.testing.assert_array_equal(windows, before)
+    assert [row for row, flags in enumerate(frame["flags"]) if flags] == [1, 33]
+    assert set(frame["flags"]) == {"", "not_finite"}
+    for row in (1, 33):
+        broken = frame.iloc[row]
+        assert np.isnan([broken["valence"], broken["arousal"], broken["p_sad"], *broken["embedding"]]).all()
+    whole = serve().predict(np.delete(eeg_uv[:35], [1, 33], axis=0), CHANNELS, sfreq_hz=128.0, cleaned=False)
+    np.testing.assert_allclose(frame["valence"].drop(index=[1, 33]), whole["valence"], atol=1e-6)
+
+
+def test_a_flat_window_may_be_refused_instead(serve: Callable[..., Servable], eeg_uv: Array) -> None:
+    windows = eeg_uv[:35].copy()
+    windows[34] = 40.3
+    servable = serve(flat="refuse")
+    with pytest.raises(ValueError, match=r"^window 34 is flat, or the same on all electrodes: leave that window out$"):
+        servable.predict(windows, CHANNELS, sfreq_hz=128.0, cleaned=False)
+    assert len(servable.predict(windows[:34], CHANNELS, sfreq_hz=128.0, cleaned=False)) == 34
+
+
+@pytest.mark.parametrize(
+    ("choices", "extra", "word"),
+    [
+        ({"unknown_electrodes": "leave_out"}, "EKG,1", "left_out=EKG%2C1"),
+        ({"unknown_electrodes": "leave_out"}, "FCC3h", "left_out=FCC3h"),  # a site, but one without a row
+        ({"untrained_electrodes": "leave_out"}, "Oz", "left_out=Oz"),
+    ],
+)
+def test_an_electrode_left_out_changes_nothing(
+    serve: Callable[..., Servable], eeg_uv: Array, choices: dict[str, Any], extra: str, word: str
+) -> None:
+    servable = serve(**choices)
+    channels = (*CHANNELS[:3], extra, *CHANNELS[3:])
+    given = np.insert(eeg_uv[:3], 3, 1e5 + eeg_uv[:3, 0], axis=1)
+    given[1, 3] = np.nan
+    frame = servable.predict(given, channels, sfreq_hz=128.0, cleaned=False)
+    assert set(frame["flags"]) == {word}
+    without = servable.predict(eeg_uv[:3], CHANNELS, sfreq_hz=128.0, cleaned=False)
+    assert frame.drop(columns="flags").equals(without.drop(columns="flags"))
+    with pytest.raises(ValueError, match=r"the model answers none of these electrodes; it was trained on Fp1, Fp2, F3"):
+        servable.predict(given[:, 3:4], [extra], sfreq_hz=128.0, cleaned=False)
+
+
+def test_electrodes_it_never_saw_are_answered_from_the_nearest_sites(
+    serve: Callable[..., Servable], eeg_uv: Array, settings: SignalSettings, classifier: EmodClassifier
+) -> None:
+    channels = ("Fp1", "Oz", "F3", "fcc3h", "C3", "C4", "P3", "P4", "O1", "O2")
+    servable = serve(untrained_electrodes="nearest")
+    frame = servable.predict(eeg_uv[:2], channels, sfreq_hz=128.0, cleaned=True)
+    assert list(frame["flags"]) == ["nearest_sites=Oz+FCC3h"] * 2
+    table = classifier.backbone.encoder.electrodes
+    assert table is not None
+    near_oz = nearest_sites("Oz", CHANNELS)
+    assert {"O1", "O2"} < set(near_oz) <= {"O1", "O2", "P3", "P4"}
+    expected_row = sum(weight * table([name])[0] for name, weight in near_oz.items())
+    sites: list[Any] = list(channels)
+    sites[1], sites[3] = near_oz, nearest_sites("FCC3h", CHANNELS)
+    torch.testing.assert_close(table(sites)[1], expected_row)
+    windows, _ = normalise(eeg_uv[:2], settings.clip)
+    with torch.no_grad():
+        expected = classifier.backbone.embed(torch.from_numpy(windows), sites, 128.0)
+    np.testing.assert_allclose(np.stack(frame["embedding"].to_list()), expected.numpy(), atol=1e-6)
+    again = servable.answer(torch.from_numpy(windows), torch.full((2,), 10.0), channels, 128.0)
+    assert list(again["flags"]) == list(frame["flags"])
+    np.testing.assert_allclose(again["valence"], frame["valence"], atol=1e-6)
+    own = serve().predict(eeg_uv[:2], (*channels[:3], "F1", *channels[4:]), sfreq_hz=128.0, cleaned=True)
+    assert list(own["flags"]) == ["untrained_electrodes"] * 2
+    assert np.abs(np.stack(own["embedding"].to_list()) - expected.numpy()).max() > 1e-4
+
+
+def test_electrodes_it_never_saw_may_be_refused(serve: Callable[..., Servable], eeg_uv: Array) -> None:
+    servable = serve(untrained_electrodes="refuse", unknown_electrodes="leave_out")
+    with pytest.raises(ValueError, match=r"electrode 'oz' is in no corpus that the model was trained on: leave"):
+        servable.predict(eeg_uv[:1], (*CHANNELS[:9], "oz"), sfreq_hz=128.0, cleaned=False)
+
+
+@pytest.mark.parametrize(("n_samples", "sfreq_hz"), [(128, 128.0), (99, 99.7), (500, 500.0), (4000, 200.0)])
+def test_any_length_from_a_second_and_other_rates(
+    servable: Servable, eeg_uv: Array, n_samples: int, sfreq_hz: float
+) -> None:
+    noise_uv = np.random.default_rng(0).normal(0, 10, (2, 3, n_samples))
+    frame = servable.predict(noise_uv, ("C3", "Fp2", "O1"), sfreq_hz=sfreq_hz, cleaned=False)
+    assert set(frame["flags"]) == {"" if sfreq_hz == 128 else "untrained_rate"}
+    assert np.isfinite(np.stack(frame["embedding"].to_list())).all()
+    swapped = servable.predict(noise_uv[:, ::-1], ("O1", "Fp2", "C3"), sfreq_hz=sfreq_hz, cleaned=False)
+    np.testing.assert_allclose(swapped["valence"], frame["valence"], atol=1e-5)
+
+
+def test_a_card_from_before_serving_settings_still_loads(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "old")
+    card = json.loads((tmp_path / "old" / "card.json").read_text())
+    del card["serving"]
+    (tmp_path / "old" / "card.json").write_text(json.dumps(card))
+    assert load_servable(tmp_path / "old").card.serving == ServingSettings()
 
 
 def test_the_folder_holds_no_pickle(folder: Path) -> None:

@@ -95,7 +95,7 @@ def disturb_finetuning(epoch: int, marker: str, kappas: tuple[float, ...], weigh
             return dataclasses.replace(scored(*told, **more), kappa=kappas[now[0]])
 
         finetuner.Finetuner.train_epoch, finetuner.score = train_epoch, score  # type: ignore[method-assign]
-        importlib.import_module("emod.training.finetune")._finetune_worker(config)
+        importlib.import_module("emod.training.finetune").finetune_worker(config)
 
     return loop
 

@@ -21,7 +21,14 @@ from emod.evaluation import make_splits
 from emod.model import Emod, EmodClassifier
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
-from emod.training import Finetuned, Pretrained, finetune, fit_plane_head, score_test_windows
+from emod.training import (
+    Finetuned,
+    Pretrained,
+    answer_test_windows,
+    finetune,
+    fit_plane_head,
+    score_test_windows,
+)
 from tests.training import disturb
 from tests.training.tiny_store import PretrainRun
 from tests.training.tuned import new_finetuner
@@ -88,7 +95,7 @@ def test_the_best_epoch_by_validation_kappa_is_given(
 
 
 def test_test_subjects_are_scored_as_they_are(finetuned: Finetuned, store: ShardStore) -> None:
-    evaluation = score_test_windows(finetuned, batch=5)
+    evaluation = score_test_windows(finetuned, answer_test_windows(finetuned, batch=5))
     rows = finetuned.split.test
     codes, predicted = finetuned.target.codes[rows], predict(finetuned, store, rows)
     assert evaluation.scores.balanced_accuracy == pytest.approx(balanced_accuracy_score(codes, predicted), abs=1e-12)
@@ -121,7 +128,7 @@ def test_a_killed_run_ends_as_if_undisturbed_and_keeps_its_best_epoch(
     # Ray may not have taken in the third checkpoint when the worker dies, so the best must lie before it.
     crafted, marker = (0.9, 0.9, 0.1, 0.2), tmp_path / "killed"
     loop = disturb.disturb_finetuning(3, str(marker), crafted, str(tmp_path))
-    monkeypatch.setattr(MODULE, "_finetune_worker", loop)
+    monkeypatch.setattr(MODULE, "finetune_worker", loop)
     # Another name on the same backbone.
     runs = Path(pretrain_run.experiment.addresses.runs_url())
     experiment = make_pretrain_experiment(runs, finetune={"run_name": "crafted"})

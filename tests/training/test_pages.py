@@ -16,6 +16,10 @@ from emod.catalog import with_overrides
 from emod.evaluating import Evaluated
 from emod.evaluation_report import write_evaluation
 from emod.shards import ShardStore
+from emod.sweep_report import write_sweep
+from emod.sweeping import Swept
+from emod.tuning import SweepTrial
+from emod.tuning.trial import TrialPath
 from tests.training.tiny_store import METHODS
 
 pytestmark = pytest.mark.browser
@@ -34,7 +38,31 @@ def pages(evaluated: Evaluated, evaluation_store: ShardStore) -> dict[str, Path]
     classes = replace(evaluated, summaries=evaluated.summaries[:1])
     folder = str(Path(evaluated.folder).with_name("ablation"))
     ablated = Ablated(experiment, {"SEED-IV": classes}, {"SEED-IV": report}, folder)
-    return {"evaluation": Path(report), "ablation": Path(write_ablation(ablated, command="python jobs/ablate.py"))}
+    return {
+        "evaluation": Path(report),
+        "ablation": Path(write_ablation(ablated, command="python jobs/ablate.py")),
+        "sweep": Path(
+            write_sweep(new_swept(evaluated), command="python jobs/sweep.py", best_command="python jobs/finetune.py")
+        ),
+    }
+
+
+def new_swept(evaluated: Evaluated) -> Swept:
+    """Sixteen trials on the evaluation's first fold."""
+    space = "{learning_rate: {low: 1.0e-4, high: 0.1, log: true}, dropout: {low: 0, high: 0.5}}"
+    experiment = with_overrides(
+        evaluated.experiment, [f"sweep={{space: {space}}}", "evaluate=", "finetune.targets=[emotion]"]
+    )
+    trials = []
+    for number in range(1, 17):
+        curve = tuple(min(0.9, 0.04 * epoch * (1 + number % 5)) for epoch in range(1, 3 + number % 4))
+        path = TrialPath({"learning_rate": 10 ** (-1 - number % 3), "dropout": number / 32})
+        ended = f"given up after epoch {len(curve)}"
+        trials.append(SweepTrial(number, path, max(curve), len(curve), curve, 2.5 * len(curve), ended))
+    trials.append(SweepTrial(17, TrialPath({}), None, 0, ended="failed: the gradient is not finite", failed=True))
+    fold = evaluated.folds["emotion"][0]
+    folder = str(Path(evaluated.folder).with_name("sweep"))
+    return Swept(experiment, fold.target, fold.split, tuple(trials), fold.findings, True, "0" * 32, folder)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +83,7 @@ def screen(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     context.close()
 
 
-@pytest.mark.parametrize("name", ["evaluation", "ablation"])
+@pytest.mark.parametrize("name", ["evaluation", "ablation", "sweep"])
 def test_a_page_fits_its_screen_and_asks_nobody_for_anything(screen: Any, pages: dict[str, Path], name: str) -> None:
     asked, wrong = [], []
     screen.on("request", lambda request: asked.append(request.url))
@@ -83,7 +111,7 @@ def test_a_page_fits_its_screen_and_asks_nobody_for_anything(screen: Any, pages:
     assert screen.get_by_text("SIMULATED RECORDINGS").is_visible()
 
 
-@pytest.mark.parametrize("name", ["evaluation", "ablation"])
+@pytest.mark.parametrize("name", ["evaluation", "ablation", "sweep"])
 def test_every_link_leads_somewhere(screen: Any, pages: dict[str, Path], name: str) -> None:
     screen.goto(pages[name].as_uri())
     for place in screen.eval_on_selector_all("a", "links => links.map(link => link.getAttribute('href'))"):
@@ -93,7 +121,7 @@ def test_every_link_leads_somewhere(screen: Any, pages: dict[str, Path], name: s
             assert (pages[name].parent / place).is_file(), place
 
 
-@pytest.mark.parametrize("name", ["evaluation", "ablation"])
+@pytest.mark.parametrize("name", ["evaluation", "ablation", "sweep"])
 def test_on_paper_nothing_is_cut_off(browser: Any, pages: dict[str, Path], name: str) -> None:
     """Tables that scroll on a screen are whole in print, and not wider than a sheet."""
     context = browser.new_context(viewport={"width": 680, "height": 960})

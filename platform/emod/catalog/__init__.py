@@ -2,6 +2,7 @@
 
 from emod.catalog.ablation import AblationSettings
 from emod.catalog.corpus import CleaningStage, CorpusCatalog, EmotionWord, Missing, RatingScale
+from emod.catalog.embed import EmbedSettings
 from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.experiment import (
     Addresses,
@@ -12,6 +13,7 @@ from emod.catalog.experiment import (
     PretrainSettings,
     SimulateSettings,
     TargetName,
+    with_values,
 )
 from emod.catalog.load import (
     catalog_root,
@@ -28,16 +30,21 @@ from emod.catalog.load import (
 )
 from emod.catalog.model import EmodConfig
 from emod.catalog.paper import PaperScores, PrintedScores
+from emod.catalog.promote import PromoteSettings
+from emod.catalog.serving import ServingSettings
 from emod.catalog.signal import IcaSettings, SignalSettings
 from emod.catalog.simulation import SimulationSettings
 from emod.catalog.split import SplitSettings
 from emod.catalog.study import StudySettings
+from emod.catalog.sweep import Dimension, SweepSettings
 
 __all__ = [
     "AblationSettings",
     "Addresses",
     "CleaningStage",
     "CorpusCatalog",
+    "Dimension",
+    "EmbedSettings",
     "EmodConfig",
     "EmotionWord",
     "EvaluateSettings",
@@ -50,12 +57,15 @@ __all__ = [
     "PaperScores",
     "PretrainSettings",
     "PrintedScores",
+    "PromoteSettings",
     "RatingScale",
+    "ServingSettings",
     "SignalSettings",
     "SimulateSettings",
     "SimulationSettings",
     "SplitSettings",
     "StudySettings",
+    "SweepSettings",
     "TargetName",
     "catalog_root",
     "corpus_names",
@@ -68,4 +78,5 @@ __all__ = [
     "load_paper",
     "load_simulation",
     "with_overrides",
+    "with_values",
 ]

@@ -5,19 +5,26 @@ Addresses (where data, shards and runs lie) may stand here or in the environment
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Literal, overload
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, overload
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from emod.catalog.ablation import AblationSettings
+from emod.catalog.embed import EmbedSettings
 from emod.catalog.evaluate import EvaluateSettings
 from emod.catalog.model import EmodConfig
+from emod.catalog.promote import PromoteSettings
+from emod.catalog.serving import ServingSettings
 from emod.catalog.signal import SignalSettings
 from emod.catalog.simulation import SimulationSettings
 from emod.catalog.split import SplitSettings
 from emod.catalog.strict import Strict
 from emod.catalog.study import StudySettings
+from emod.catalog.sweep import SweepSettings
+from emod.catalog.wording import one_line
 from emod.errors import RequestError
 
 __all__ = [
@@ -29,6 +36,8 @@ __all__ = [
     "PretrainSettings",
     "SimulateSettings",
     "TargetName",
+    "TunableName",
+    "with_values",
 ]
 
 
@@ -193,6 +202,24 @@ MethodName = Literal[
     "differential_entropy",
 ]
 
+# What a sweep may vary: how a training goes, never what it is asked.
+TunableName = Literal[
+    "batch",
+    "learning_rate",
+    "backbone_rate",
+    "layer_rate",
+    "final_learning_rate",
+    "weight_decay",
+    "clip_norm",
+    "label_smoothing",
+    "class_weights",
+    "patience",
+    "dropout",
+]
+
+# What may change on the way, since the optimiser's state goes on with any value of it.
+ChangeableName = Literal["learning_rate", "weight_decay", "clip_norm", "label_smoothing"]
+
 
 class FinetuneSettings(Strict):
     """Fine-tuning on classes or on the plane; the defaults are the paper's, one optimiser for every objective."""
@@ -248,10 +275,33 @@ class FinetuneSettings(Strict):
         default=None, ge=1, description="stop after so many epochs without a better validation score; null: never"
     )
     dropout: float = Field(default=0.25, ge=0, le=0.99, description="of the backbone, in place of model.dropout")
+    from_epoch: dict[int, dict[ChangeableName, float]] = Field(
+        default_factory=dict,
+        description="settings that change on the way: {6: {learning_rate: 2.0e-4}} from the sixth epoch on; what a "
+        "population's best trial went through",
+    )
     gpu: bool = Field(default=False, description="true: each worker needs a GPU")
     cpus_per_worker: float = Field(default=1.0, gt=0, description="CPUs that Ray sets aside for each")
     threads_per_worker: int = Field(default=1, ge=1, description="CPU threads of torch")
     max_failures: int = Field(default=3, ge=0, description="worker failures that Ray Train survives by itself")
+
+    def at(self, epoch: int) -> FinetuneSettings:
+        """The settings of an epoch, counted from 1."""
+        changes: dict[str, Any] = {
+            name: value
+            for first, changed in sorted(self.from_epoch.items())
+            if first <= epoch
+            for name, value in changed.items()
+        }
+        return self.model_copy(update=changes) if changes else self
+
+    @model_validator(mode="after")
+    def _changes_can_be(self) -> FinetuneSettings:
+        for first, changed in self.from_epoch.items():
+            if not 1 < first <= self.epochs:
+                raise ValueError(f"from_epoch.{first}: changes come from epoch 2 to {self.epochs}")
+            with_values(self.model_copy(update={"from_epoch": {}}), changed, place=f"from_epoch.{first}")
+        return self
 
     @model_validator(mode="after")
     def _falls(self) -> FinetuneSettings:
@@ -266,6 +316,19 @@ class FinetuneSettings(Strict):
     def corpora(self) -> tuple[str, ...]:
         """Whose windows train, choose or test: the corpus, and what a cross-corpus split learns from."""
         return (self.corpus, *self.split.train_corpora)
+
+
+def with_values(settings: FinetuneSettings, values: Mapping[Any, Any], *, place: str) -> FinetuneSettings:
+    """The settings with other values, checked.
+
+    Raises:
+        ValueError: If they cannot be; it names the place and the value.
+    """
+    try:
+        # In JSON mode, which takes a whole number for a float and lists for tuples.
+        return FinetuneSettings.model_validate_json(json.dumps({**settings.model_dump(mode="json"), **values}))
+    except ValidationError as error:
+        raise ValueError(one_line(error, FinetuneSettings, origin=place, typed={})) from None
 
 
 class Experiment(Strict):
@@ -284,9 +347,13 @@ class Experiment(Strict):
     model: EmodConfig = Field(default_factory=EmodConfig)
     pretrain: PretrainSettings = Field(default_factory=PretrainSettings)
     finetune: FinetuneSettings | None = Field(default=None, description="without this group nothing is fine-tuned")
+    serving: ServingSettings = Field(default_factory=ServingSettings)
     study: StudySettings | None = Field(default=None, description="what jobs/study.py compares")
     evaluate: EvaluateSettings | None = Field(default=None, description="what jobs/evaluate.py compares")
     ablation: AblationSettings | None = Field(default=None, description="what jobs/ablate.py compares")
+    embed: EmbedSettings = Field(default_factory=EmbedSettings)
+    promote: PromoteSettings = Field(default_factory=PromoteSettings)
+    sweep: SweepSettings | None = Field(default=None, description="what jobs/sweep.py varies")
 
     def resolve(self) -> Experiment:
         """The experiment with addresses filled in and local paths absolute."""
@@ -311,4 +378,19 @@ class Experiment(Strict):
             raise ValueError(f"corpora {list(self.corpora)} names a corpus twice")
         if self.finetune is not None and (absent := set(self.finetune.corpora) - set(self.corpora)):
             raise ValueError(f"finetune.corpus {min(absent)!r} is not among corpora {list(self.corpora)}")
+        return self
+
+    @model_validator(mode="after")
+    def _space_can_be(self) -> Experiment:
+        if self.sweep is None or self.finetune is None:
+            return self
+        tunable = get_args(ChangeableName if self.sweep.search == "population" else TunableName)
+        for name, dimension in self.sweep.space.items():
+            if name not in tunable:
+                under = ", of a population" if self.sweep.search == "population" else ""
+                raise ValueError(f"sweep.space.{name} is not what a sweep can vary{under}; it can {', '.join(tunable)}")
+            asked = {"low": (dimension.low,), "high": (dimension.high,)}
+            for field, values in ({"choices": dimension.choices} if dimension.choices else asked).items():
+                for value in values:
+                    with_values(self.finetune, {name: value}, place=f"{field} of sweep.space")
         return self

@@ -23,6 +23,9 @@ __all__ = ["BEGIN", "END", "experiment_tables", "with_tables"]
 BEGIN = "<!-- python -m emod.catalog.fields writes what follows -->"
 END = "<!-- and this is its end -->"
 
+# What the keys of a group by key are, where they are not corpora.
+_KEYS = {"space": "<setting>"}
+
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -44,7 +47,7 @@ def _add_section(model: type[BaseModel], place: tuple[str, ...], use: str, secti
     for name, field in model.model_fields.items():
         if group := _group(field.annotation):
             by_key = get_origin(members(field.annotation)[0]) is dict
-            where = (*place, name, "<corpus>") if by_key else (*place, name)
+            where = (*place, name, _KEYS.get(name, "<corpus>")) if by_key else (*place, name)
             inner.append((group, where, field.description or ""))
             continue
         meaning = (field.description or "").replace("|", "\\|").replace("<", "&lt;")

@@ -85,9 +85,10 @@ def wanted(annotation: Any) -> str:
     if get_origin(kind) is tuple:
         first, *others = get_args(kind)
         count = "" if others and others[-1] is ... else f"{1 + len(others)} "
-        (first,) = members(first)
-        if get_origin(first) is Literal:
-            return f"a list of {count}{wanted(first)}"
+        several = members(first)
+        if len(several) > 1 or get_origin(several[0]) is Literal:
+            return f"a list of {count}{' or '.join(_SEVERAL.get(kind) or wanted(kind) for kind in several)}"
+        (first,) = several
         return f"a list of {count}{_SEVERAL.get(first, 'groups of fields')}"
     if get_origin(kind) is dict:
         return f"keys, each with {wanted(get_args(kind)[1])}"

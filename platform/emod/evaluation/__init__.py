@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from emod.evaluation.audit import Backbone, Finding, audit_split, leaks
 from emod.evaluation.comparison import ArmScore, compare_arms
-from emod.evaluation.controls import CONTROLS, control_probabilities, shuffle_labels
+from emod.evaluation.controls import CONTROLS, clips_of, control_probabilities, shuffle_labels
 from emod.evaluation.division import divide, divide_into_folds
 from emod.evaluation.metrics import (
     Evaluation,
@@ -27,7 +27,14 @@ from emod.evaluation.metrics import (
 )
 from emod.evaluation.protocols import PROTOCOLS, make_splits
 from emod.evaluation.split import ROLES, Split, read_split, write_split
-from emod.evaluation.summary import MethodSummary, PairedDifference, TargetSummary, compare_subjects, summarise_target
+from emod.evaluation.summary import (
+    MethodSummary,
+    PairedDifference,
+    TargetSummary,
+    compare_subjects,
+    per_subject,
+    summarise_target,
+)
 from emod.evaluation.targets import Target, make_target
 
 if TYPE_CHECKING:
@@ -62,6 +69,7 @@ __all__ = [
     "alpha_peak_hz",
     "alpha_prominence_db",
     "audit_split",
+    "clips_of",
     "compare_arms",
     "compare_subjects",
     "control_probabilities",
@@ -80,6 +88,7 @@ __all__ = [
     "majority_class",
     "make_splits",
     "make_target",
+    "per_subject",
     "power_spectrum",
     "read_split",
     "score",

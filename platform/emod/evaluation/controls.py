@@ -10,16 +10,23 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from sklearn.dummy import DummyClassifier
 from sklearn.preprocessing import OneHotEncoder
 
-__all__ = ["CONTROLS", "Control", "control_points", "control_probabilities", "shuffle_labels"]
+__all__ = ["CONTROLS", "Control", "clips_of", "control_points", "control_probabilities", "shuffle_labels"]
 
 Control = Literal["majority class", "clip's labels", "participant's labels"]
 CONTROLS: tuple[Control, ...] = ("majority class", "clip's labels", "participant's labels")
 
 Codes = npt.NDArray[np.int64]
 Names = npt.NDArray[np.object_]
+
+
+def clips_of(metadata: pa.Table) -> Names:
+    """(n_windows,) "corpus/clip" of every window of a table."""
+    pairs = zip(metadata["corpus"].to_pylist(), metadata["stimulus"].to_pylist(), strict=True)
+    return np.array([f"{corpus}/{clip}" for corpus, clip in pairs], dtype=object)
 
 
 def control_probabilities(

@@ -31,6 +31,7 @@ __all__ = [
     "draw_embedding",
     "draw_importance",
     "draw_methods",
+    "picture",
 ]
 
 Floats = npt.NDArray[np.floating]
@@ -73,7 +74,7 @@ def draw_methods(summary: TargetSummary) -> str:
         axes.grid(axis="x", color=FAINT, linewidth=0.7, alpha=0.7)
         axes.tick_params(axis="y", length=0)
 
-    return _picture(draw, 7.6, 1.1 + 0.36 * len(rows))
+    return picture(draw, 7.6, 1.1 + 0.36 * len(rows))
 
 
 def draw_confusion_of(method: MethodSummary, classes: Sequence[str]) -> str:
@@ -98,7 +99,7 @@ def draw_confusion_of(method: MethodSummary, classes: Sequence[str]) -> str:
         axes.spines[:].set_visible(False)
         axes.set(xlabel="predicted", ylabel="true")
 
-    return _picture(draw, 4.4, 4.0)
+    return picture(draw, 4.4, 4.0)
 
 
 def draw_calibration(methods: Sequence[MethodSummary], true: npt.NDArray[np.int64]) -> str | None:
@@ -115,7 +116,7 @@ def draw_calibration(methods: Sequence[MethodSummary], true: npt.NDArray[np.int6
         axes.set(xlabel="probability of the answer", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
         axes.legend(fontsize=8, loc="upper left")
 
-    return _picture(draw, 4.4, 3.8)
+    return picture(draw, 4.4, 3.8)
 
 
 def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], criterion: str) -> str | None:
@@ -140,7 +141,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], criterion: str)
         axes.set(xlabel="epoch", ylabel=f"validation {criterion}")
         axes.legend(fontsize=8)
 
-    return _picture(draw, 5.4, 3.6)
+    return picture(draw, 5.4, 3.6)
 
 
 def draw_importance(importance: Floats, channels: Sequence[str]) -> str:
@@ -175,7 +176,7 @@ def draw_importance(importance: Floats, channels: Sequence[str]) -> str:
         bar.set_label("fall without the electrode")
         bar.outline.set_visible(False)
 
-    return _picture(draw, 4.6, 3.8)
+    return picture(draw, 4.6, 3.8)
 
 
 def draw_embedding(embedding: Floats, colours: Mapping[str, npt.NDArray[np.object_] | Floats]) -> dict[str, str]:
@@ -219,11 +220,12 @@ def draw_embedding(embedding: Floats, colours: Mapping[str, npt.NDArray[np.objec
     pictures = {}
     for what, values in colours.items():
         own: npt.NDArray[Any] = np.asarray(values)[rows]
-        pictures[what] = _picture(partial(draw, own), 4.8, 3.8)
+        pictures[what] = picture(partial(draw, own), 4.8, 3.8)
     return pictures
 
 
-def _picture(draw: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+def picture(draw: Callable[[Figure], None], width_in: float, height_in: float) -> str:
+    """An SVG of that size, drawn on a white figure, as a data address."""
     # Equal input gives equal bytes: no date, no random ids. Nothing in a name is read as mathematics.
     settings = {**STYLE, "svg.hashsalt": "emod", "svg.fonttype": "path", "text.parse_math": False, "font.size": 10}
     with mpl.rc_context(settings):

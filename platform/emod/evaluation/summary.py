@@ -28,7 +28,7 @@ from emod.evaluation.metrics import (
 from emod.evaluation.split import Split
 from emod.evaluation.targets import Target
 
-__all__ = ["MethodSummary", "PairedDifference", "TargetSummary", "compare_subjects", "summarise_target"]
+__all__ = ["MethodSummary", "PairedDifference", "TargetSummary", "compare_subjects", "per_subject", "summarise_target"]
 
 # A percentile bootstrap over fewer covers visibly less than it says: of 8 normal values 89 % for 95, of 4 80 %.
 _FEW_PEOPLE = 8
@@ -250,10 +250,10 @@ def summarise_target(
         )
 
     methods = [over(method, per_seed, sees_eeg=True) for method, per_seed in outputs.items()]
-    reference = _per_subject(target, true, [np.concatenate(list(f)) for f in outputs[methods[0].method]], subjects)
+    reference = per_subject(target, true, [np.concatenate(list(f)) for f in outputs[methods[0].method]], subjects)
     compared = [methods[0]]
     for method in methods[1:]:
-        own = _per_subject(target, true, [np.concatenate(list(f)) for f in outputs[method.method]], subjects)
+        own = per_subject(target, true, [np.concatenate(list(f)) for f in outputs[method.method]], subjects)
         compared.append(_with(method, compare_subjects(own, reference)))
     controls = [
         over(name, [[_control(name, t, s, clips) for t, s in zip(targets, splits, strict=True)]], sees_eeg=False)
@@ -292,10 +292,17 @@ def _score(target: Target, true: npt.NDArray[Any], outputs: Outputs, subjects: N
     return score(true, outputs.argmax(axis=1), target.classes, subjects=subjects.astype(str), probabilities=outputs)
 
 
-def _per_subject(
+def per_subject(
     target: Target, true: npt.NDArray[Any], per_seed: Sequence[Outputs], subjects: Names
 ) -> dict[str, float]:
-    """subject -> mean over seeds of the balanced accuracy over the classes they had, or of minus the plane distance."""
+    """subject -> mean over seeds of the balanced accuracy over the classes they had, or of minus the plane distance.
+
+    Args:
+        target: Its classes, or the plane.
+        true: (n,) codes or (n, 2) points.
+        per_seed: For each seed (n, K) probabilities or (n, 2) points.
+        subjects: (n,) whose window each is.
+    """
     found = {}
     for name in sorted(set(subjects)):
         own = subjects == name

@@ -30,7 +30,7 @@ from emod.corpora import Corpus, CorpusError, Problem, Recording, RecordingRef, 
 from emod.errors import DataError, RequestError
 from emod.ingest.findings import sum_cleaning, write_findings
 from emod.ingest.fingerprint import corpus_fingerprint, recording_marks, treatment
-from emod.ingest.recording import make_windows
+from emod.ingest.recording import RecordingWindows, make_windows
 from emod.ingest.staging import clear_staging, signs_of_life, staging_url
 from emod.ingest.withdrawal import entry_without, withdrawal_problem
 from emod.shards import (
@@ -47,7 +47,15 @@ from emod.shards import (
     write_part,
 )
 
-__all__ = ["IngestPlan", "check_cpus", "ingest", "plan_ingest"]
+__all__ = [
+    "IngestPlan",
+    "RecordingReader",
+    "check_cpus",
+    "ingest",
+    "plan_ingest",
+    "plan_recordings",
+    "settings_that_differ",
+]
 
 # A recording that takes its worker with it every time would be tried for ever.
 _MOST_ATTEMPTS = 5
@@ -109,26 +117,44 @@ def plan_ingest(experiment: Experiment) -> list[IngestPlan]:
     for name, root in roots.items():
         if storage.path_below(store_url, root) == "":
             raise RequestError(f"{store_url} is also addresses.data.{name}; give the store a folder of its own")
-        corpus = open_corpus(name, root, strict=experiment.ingest.strict)
-        everybody = corpus.references()
-        references, problems = _consenting(corpus, everybody, current)
-        objects = storage.list_objects(root)
-        treated = treatment(corpus, everybody, experiment, objects)
-        plan = IngestPlan(
-            corpus=name,
-            root=root,
-            simulated=corpus.simulated is not None,
-            channels=corpus.channels,
-            sfreq_hz=corpus.catalog.ingest_hz,
-            references=references,
-            problems=problems,
-            treatment=treated,
-            fingerprint=corpus_fingerprint(treated, experiment),
-            marks=recording_marks(corpus, references, treated, objects),
-            entry=current.corpora.get(name) if current else None,
-        )
-        plans.append(_compared(plan, store_url, current))
+        plans.append(_compared(_plan_corpus(experiment, name, root, current), store_url, current))
     return plans
+
+
+def plan_recordings(experiment: Experiment) -> list[IngestPlan]:
+    """As `plan_ingest`, for whoever wants windows and no store: nothing is done yet.
+
+    Who has withdrawn from the store at ``addresses.store``, where there is one, is left out.
+
+    Raises:
+        RequestError: If an address is missing or holds nothing of its corpus.
+    """
+    store_url = experiment.addresses.store
+    current = newest_manifest(store_url) if store_url else None
+    roots = {name: experiment.addresses.root_of(name) for name in experiment.corpora}
+    return [replace(_plan_corpus(experiment, name, root, current), entry=None) for name, root in roots.items()]
+
+
+def _plan_corpus(experiment: Experiment, name: str, root: str, current: Manifest | None) -> IngestPlan:
+    """A plan with the store's entry, whatever that was made from."""
+    corpus = open_corpus(name, root, strict=experiment.ingest.strict)
+    everybody = corpus.references()
+    references, problems = _consenting(corpus, everybody, current)
+    objects = storage.list_objects(root)
+    treated = treatment(corpus, everybody, experiment, objects)
+    return IngestPlan(
+        corpus=name,
+        root=root,
+        simulated=corpus.simulated is not None,
+        channels=corpus.channels,
+        sfreq_hz=corpus.catalog.ingest_hz,
+        references=references,
+        problems=problems,
+        treatment=treated,
+        fingerprint=corpus_fingerprint(treated, experiment),
+        marks=recording_marks(corpus, references, treated, objects),
+        entry=current.corpora.get(name) if current else None,
+    )
 
 
 def _compared(plan: IngestPlan, store_url: str, current: Manifest | None) -> IngestPlan:
@@ -246,19 +272,20 @@ def _refuse_mixture(experiment: Experiment, current: Manifest | None) -> None:
     if current is None or current.settings == asked:
         return
     if kept := sorted(current.corpora.keys() - set(experiment.corpora)):
+        different = "; ".join(settings_that_differ("signal", current.settings, asked))
         raise RequestError(
             f"{experiment.addresses.store_url()} holds {', '.join(kept)} cleaned with other signal settings: "
-            f"{'; '.join(_differences('signal', current.settings, asked))}; set them so, ingest all of its corpora "
-            "together, or choose another store"
+            f"{different}; set them so, ingest all of its corpora together, or choose another store"
         )
 
 
-def _differences(name: str, there: Any, asked: Any) -> list[str]:
+def settings_that_differ(name: str, there: Any, asked: Any, *, here: str = "here") -> list[str]:
     """Each setting that differs, with both values."""
     if isinstance(there, dict) and isinstance(asked, dict):
         keys = sorted(there.keys() | asked.keys())
-        return [line for key in keys for line in _differences(f"{name}.{key}", there.get(key), asked.get(key))]
-    return [] if there == asked else [f"{name} is {there} there and {asked} here"]
+        pairs = ((f"{name}.{key}", there.get(key), asked.get(key)) for key in keys)
+        return [line for pair in pairs for line in settings_that_differ(*pair, here=here)]
+    return [] if there == asked else [f"{name} is {there} there and {asked} {here}"]
 
 
 def _refuse_problems(entry: CorpusEntry) -> None:
@@ -387,39 +414,36 @@ def _pack_corpus(
     )
 
 
-class _RecordingTask:
-    """Reads, cleans and windows one recording and writes its part. What comes back is small."""
+class RecordingReader:
+    """Reads, cleans and windows recordings of one corpus, each in a Ray task.
 
-    def __init__(self, plan: IngestPlan, experiment: Experiment, staging: str) -> None:
+    Args:
+        plan: Of the corpus.
+        experiment: Its signal settings, and whether the first problem stops everything.
+    """
+
+    def __init__(self, plan: IngestPlan, experiment: Experiment) -> None:
         self._corpus = open_corpus(plan.corpus, plan.root)
-        self._plan = plan
         self._strict = experiment.ingest.strict
         self._signal = experiment.signal
-        self._staging = staging
 
-    def __call__(self, ref: RecordingRef) -> dict[str, Any]:
-        url = storage.join(self._staging, _part_name(self._plan, ref))
-        # By an earlier attempt whose worker died after it, or by an ingest beside this one.
-        if storage.exists(url) and (summary := _read_whole(url)) is not None:
-            return {"key": ref.key, "n_windows": summary["n_windows"], "problems": []}
+    def make_windows(self, ref: RecordingRef) -> RecordingWindows | tuple[Problem, ...]:
+        """The windows of a recording; why there are none, where nothing of it can be used.
+
+        Raises:
+            CorpusError: At the first problem, where the experiment is strict.
+            RequestError, DataError: If the store of the recordings fails.
+        """
         try:
             recording = self._read(ref)
         except CorpusError as error:
             if self._strict:
                 raise
-            return {"key": ref.key, "n_windows": 0, "problems": [asdict(problem) for problem in error.problems]}
+            return error.problems
         self._refuse(recording.problems)
         made = make_windows(recording, self._corpus.catalog, self._signal)
         self._refuse(made.problems)
-        summary = {
-            "subject": ref.subject,
-            "n_windows": len(made.rows),
-            "problems": [asdict(problem) for problem in made.problems],
-            "cleaning": made.cleaning,
-            "quality": made.quality,
-        }
-        write_part(url, made.windows, made.rows, summary)
-        return {"key": ref.key, "n_windows": len(made.rows), "problems": []}
+        return made
 
     def _read(self, ref: RecordingRef) -> Recording:
         """The recording. An object that is gone, or that kills whoever reads it, is a problem of this recording only.
@@ -444,6 +468,33 @@ class _RecordingTask:
     def _refuse(self, problems: Sequence[Problem]) -> None:
         if self._strict and (wrong := [problem for problem in problems if not problem.known]):
             raise CorpusError(wrong[0])
+
+
+class _RecordingTask(RecordingReader):
+    """Writes the part of one recording. What comes back is small."""
+
+    def __init__(self, plan: IngestPlan, experiment: Experiment, staging: str) -> None:
+        super().__init__(plan, experiment)
+        self._plan = plan
+        self._staging = staging
+
+    def __call__(self, ref: RecordingRef) -> dict[str, Any]:
+        url = storage.join(self._staging, _part_name(self._plan, ref))
+        # By an earlier attempt whose worker died after it, or by an ingest beside this one.
+        if storage.exists(url) and (summary := _read_whole(url)) is not None:
+            return {"key": ref.key, "n_windows": summary["n_windows"], "problems": []}
+        made = self.make_windows(ref)
+        if not isinstance(made, RecordingWindows):
+            return {"key": ref.key, "n_windows": 0, "problems": [asdict(problem) for problem in made]}
+        summary = {
+            "subject": ref.subject,
+            "n_windows": len(made.rows),
+            "problems": [asdict(problem) for problem in made.problems],
+            "cleaning": made.cleaning,
+            "quality": made.quality,
+        }
+        write_part(url, made.windows, made.rows, summary)
+        return {"key": ref.key, "n_windows": len(made.rows), "problems": []}
 
 
 class _PackTask:

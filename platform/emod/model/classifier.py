@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from emod.model.electrodes import Electrode
 from emod.model.emod import Emod
 from emod.model.heads import PlaneHead
 
@@ -34,7 +35,7 @@ class EmodClassifier(nn.Module):
             nn.Linear(backbone.config.width, n_classes),
         )
 
-    def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+    def forward(self, eeg: Tensor, channels: Sequence[Electrode], sfreq_hz: float) -> Tensor:
         """(B, C, T) windows, arguments as ``Emod.tokens`` -> (B, K) logits."""
         logits: Tensor = self.head(self.backbone.embed(eeg, channels, sfreq_hz))
         return logits

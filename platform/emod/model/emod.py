@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from emod.catalog.model import EmodConfig
 from emod.model.attention import PLACES, AxialLayer
 from emod.model.dropout import draw_keys
+from emod.model.electrodes import Electrode
 from emod.model.heads import AttentionPool, ProjectionHead
 from emod.model.in_parts import run_in_parts
 from emod.model.tokenizer import TripleDomainEncoder
@@ -50,12 +51,13 @@ class Emod(nn.Module):
         self.pool = AttentionPool(config.width, config.pool_dropout, PLACES * config.layers)
         self.projection = ProjectionHead(config)
 
-    def tokens(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
+    def tokens(self, eeg: Tensor, channels: Sequence[Electrode], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
         """Run the backbone.
 
         Args:
             eeg: (B, C, T) floats, normalised; T >= 1, shorter than the kernel too.
-            channels: C electrode names, shared by the batch.
+            channels: C electrode names, shared by the batch; for an electrode without a row of its own, weights of
+                names whose rows are added up (`emod.signal.montage.nearest_sites` gives such).
             sfreq_hz: Sampling rate of ``eeg``, > 0.
             keys: (B,) int64, what dropout draws each window's choices from, in training; None takes them from torch's
                 generator.
@@ -84,7 +86,7 @@ class Emod(nn.Module):
             tokens = layer(tokens, keys)
         return tokens
 
-    def embed(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
+    def embed(self, eeg: Tensor, channels: Sequence[Electrode], sfreq_hz: float, keys: Tensor | None = None) -> Tensor:
         """Pool the tokens of each window; arguments as ``tokens``, returns (B, D) in the weights' precision.
 
         First derivatives only. On a CPU windows go through in parts, several at a time and without autocast, and hooks
@@ -127,6 +129,6 @@ class Emod(nn.Module):
         projection: Tensor = self.projection(embedding, groups)
         return projection
 
-    def forward(self, eeg: Tensor, channels: Sequence[str], sfreq_hz: float) -> Tensor:
+    def forward(self, eeg: Tensor, channels: Sequence[Electrode], sfreq_hz: float) -> Tensor:
         """``project(embed(...))`` of windows of one corpus: (B, C, T) -> (B, P) rows of length one."""
         return self.project(self.embed(eeg, channels, sfreq_hz))

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emod.catalog.model import EmodConfig
-from emod.model.electrodes import ElectrodeEmbedding
+from emod.model.electrodes import Electrode, ElectrodeEmbedding, check_electrodes
 from emod.model.pooled_convolution import fold_norm, pooled_convolution, takes
-from emod.signal.montage import canonical_names
 
 
 class ConvolutionBranch(nn.Module):
@@ -60,7 +59,7 @@ class TripleDomainEncoder(nn.Module):
         self.fusion = nn.Linear(domains * config.width, config.width)
         self.electrodes = ElectrodeEmbedding(config.width) if config.without != "electrode_embedding" else None
 
-    def forward(self, eeg: Tensor, channels: Sequence[str], n_tokens: int) -> Tensor:
+    def forward(self, eeg: Tensor, channels: Sequence[Electrode], n_tokens: int) -> Tensor:
         """Encode a batch of windows that share electrodes.
 
         The spectral half of token i is the i-th N-th of the spectrum, not a moment. The spectrum is the real part of
@@ -68,7 +67,7 @@ class TripleDomainEncoder(nn.Module):
 
         Args:
             eeg: (B, C, T), T >= 1.
-            channels: C electrode names.
+            channels: C electrodes, as `ElectrodeEmbedding` takes them.
             n_tokens: N >= 1.
 
         Returns:
@@ -81,7 +80,7 @@ class TripleDomainEncoder(nn.Module):
             domains.append(self.spectral(torch.fft.rfft(eeg, norm="forward").real, n_tokens))
         tokens = F.gelu(self.fusion(torch.cat(domains, dim=-1)))
         if self.electrodes is None:
-            canonical_names(channels)  # unknown electrodes are refused all the same
+            check_electrodes(channels)  # unknown electrodes are refused all the same
             return tokens
         site: Tensor = self.electrodes(channels)
         return tokens + site.unsqueeze(1)

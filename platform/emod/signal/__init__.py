@@ -6,7 +6,16 @@ Importing this room loads neither MNE nor torch: ``emod.signal.clean``, ``emod.s
 
 from __future__ import annotations
 
-from emod.signal.montage import ALIASES, ELECTRODES, canonical_name, canonical_names, positions
+from emod.signal.montage import (
+    ALIASES,
+    ELECTRODES,
+    canonical_name,
+    canonical_names,
+    canonical_site,
+    canonical_sites,
+    nearest_sites,
+    positions,
+)
 from emod.signal.window import FLAT_SCALE_UV, MAD_TO_SD, normalise, robust_scale_uv, window_length, window_starts
 
 __all__ = [
@@ -16,6 +25,9 @@ __all__ = [
     "MAD_TO_SD",
     "canonical_name",
     "canonical_names",
+    "canonical_site",
+    "canonical_sites",
+    "nearest_sites",
     "normalise",
     "positions",
     "robust_scale_uv",

@@ -1,21 +1,31 @@
 """Electrode names of the 10-10 system: one spelling each, a fixed order, and positions on the unit sphere.
 
-It knows names and places. It does not know which corpus has which electrodes, and it does not guess: a name that is
-not in the list is an error. MNE is imported only when positions are asked for.
+It knows names and places, those of the finer 10-05 system too. It does not know which corpus has which electrodes, and
+it does not guess: a name that is not in the list is an error.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ALIASES", "ELECTRODES", "canonical_name", "canonical_names", "positions"]
+from emod.signal.template import TEMPLATE_MM
+
+__all__ = [
+    "ALIASES",
+    "ELECTRODES",
+    "canonical_name",
+    "canonical_names",
+    "canonical_site",
+    "canonical_sites",
+    "nearest_sites",
+    "positions",
+]
 
 # Row numbers of the learned electrode embedding are indices into this tuple: append, never insert or reorder.
 # First the 86 sites of the 10 % rows of the 10-05 system (Oostenveld and Praamstra 2001; all of 10-10 is among them),
@@ -44,6 +54,10 @@ ALIASES: MappingProxyType[str, str] = MappingProxyType(
 _BY_UPPER_CASE: dict[str, str] = {name.upper(): name for name in ELECTRODES} | {
     old.upper(): new for old, new in ALIASES.items()
 }
+_SITES_BY_UPPER_CASE: dict[str, str] = {name.upper(): name for name in TEMPLATE_MM} | _BY_UPPER_CASE
+
+# Nearer than this, in radians, two sites count as so far apart: one at the very place would weigh infinitely much.
+_SAME_PLACE = 1e-6
 
 
 def canonical_name(name: str) -> str:
@@ -54,11 +68,24 @@ def canonical_name(name: str) -> str:
     Raises:
         ValueError: If the electrode is unknown; the message names it and the nearest known name.
     """
-    found = _BY_UPPER_CASE.get(name.strip().upper())
+    return _spelled(name, _BY_UPPER_CASE, "10-10")
+
+
+def canonical_site(name: str) -> str:
+    """As `canonical_name`, of any site that has a place: those of the 10-05 system too, such as FCC3h.
+
+    Raises:
+        ValueError: If there is no such site; the message names it and the nearest known name.
+    """
+    return _spelled(name, _SITES_BY_UPPER_CASE, "10-05")
+
+
+def _spelled(name: str, by_upper_case: Mapping[str, str], system: str) -> str:
+    found = by_upper_case.get(name.strip().upper())
     if found is None:
-        near = difflib.get_close_matches(name.strip().upper(), _BY_UPPER_CASE, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name.strip().upper(), by_upper_case, n=1, cutoff=0.0)
         raise ValueError(
-            f"electrode {name!r} is not a 10-10 name (nearest: {_BY_UPPER_CASE[near[0]]}): "
+            f"electrode {name!r} is not a {system} name (nearest: {by_upper_case[near[0]]}): "
             "correct the channel list, or leave this channel out"
         )
     return found
@@ -70,9 +97,18 @@ def canonical_names(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ValueError: If an electrode is unknown, or if two names mean the same site.
     """
+    return _distinct(names, _BY_UPPER_CASE, "10-10")
+
+
+def canonical_sites(names: Iterable[str]) -> tuple[str, ...]:
+    """As `canonical_names`, of any sites that have a place."""
+    return _distinct(names, _SITES_BY_UPPER_CASE, "10-05")
+
+
+def _distinct(names: Iterable[str], by_upper_case: Mapping[str, str], system: str) -> tuple[str, ...]:
     first_spelling: dict[str, str] = {}
     for name in names:
-        canonical = canonical_name(name)
+        canonical = _spelled(name, by_upper_case, system)
         if canonical in first_spelling:
             raise ValueError(
                 f"electrode {canonical} is given twice, as {first_spelling[canonical]!r} and {name!r}: keep one of them"
@@ -83,10 +119,7 @@ def canonical_names(names: Iterable[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _unit_sphere() -> dict[str, npt.NDArray[np.float64]]:
-    from mne.channels import make_standard_montage
-
-    template: dict[str, Any] = make_standard_montage("colin27_1005").get_positions()["ch_pos"]
-    sites = {name: np.asarray(template[name], dtype=np.float64) for name in ELECTRODES if name in template}
+    sites = {name: np.array(place) / 1000 for name, place in TEMPLATE_MM.items()}
     # The Neuroscan cap puts CB1 and CB2 on the lowest row, lateral to the inion: half way from PO9 to I1 (PO10 to I2).
     sites["CB1"] = (sites["PO9"] + sites["I1"]) / 2
     sites["CB2"] = (sites["PO10"] + sites["I2"]) / 2
@@ -98,20 +131,44 @@ def _unit_sphere() -> dict[str, npt.NDArray[np.float64]]:
 
 
 def positions(names: Iterable[str]) -> npt.NDArray[np.float64]:
-    """Places of electrodes on the unit sphere.
+    """Places of sites on the unit sphere.
 
     They are those of MNE's 10-05 template (Colin27 head), seen from the centre of the sphere that fits them best.
     CB1 and CB2, which the template lacks, are put half way between PO9 and I1, PO10 and I2 (project decision).
 
     Args:
-        names: Electrode names, any accepted spelling.
+        names: Electrodes, or other sites of the 10-05 system; any accepted spelling.
 
     Returns:
         (C, 3), unit rows; x points to the right ear, y to the nose, z up.
 
     Raises:
-        ValueError: If an electrode is unknown or given twice.
+        ValueError: If a site is unknown or given twice.
     """
     sphere = _unit_sphere()
-    rows = [sphere[name] for name in canonical_names(names)]
+    rows = [sphere[name] for name in canonical_sites(names)]
     return np.stack(rows) if rows else np.empty((0, 3))
+
+
+def nearest_sites(name: str, among: Sequence[str], n_sites: int = 3) -> dict[str, float]:
+    """The sites nearest to one on the sphere, and how much each counts: by the inverse of the angle to it.
+
+    Args:
+        name: Of the site in question.
+        among: Sites to choose from, any accepted spelling; of equally near ones the first counts as nearer.
+        n_sites: How many, or all of ``among`` if there are fewer.
+
+    Returns:
+        Canonical name -> weight, nearest first, in sum 1.
+
+    Raises:
+        ValueError: If a site is unknown, one is given twice, or there is none to choose from.
+    """
+    sites = canonical_sites(among)
+    if not sites:
+        raise ValueError(f"electrode {name}: there are no sites to be near to")
+    cosines = positions(sites) @ positions([name])[0]
+    angles = np.maximum(np.arccos(np.clip(cosines, -1, 1)), _SAME_PLACE)
+    order = np.argsort(angles, kind="stable")[:n_sites]
+    shares = (1 / angles[order]) / (1 / angles[order]).sum()
+    return {sites[site]: float(share) for site, share in zip(order, shares, strict=True)}

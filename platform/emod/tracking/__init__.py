@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from emod.tracking.registered import Registered, fetch_registered, registry_uri
 from emod.tracking.registry import register_model
 from emod.tracking.runs import MetricLog, check_reachable, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
@@ -12,16 +13,19 @@ from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn
 __all__ = [
     "MetricLog",
     "ModelCard",
+    "Registered",
     "Servable",
     "TrainedCorpus",
     "TrainedOn",
     "check_reachable",
     "ensure_run",
+    "fetch_registered",
     "finish",
     "load_servable",
     "log_experiment",
     "log_lineage",
     "register_model",
+    "registry_uri",
     "save_servable",
     "tracking_uri",
 ]

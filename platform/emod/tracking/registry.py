@@ -25,8 +25,10 @@ from mlflow.types.schema import Array
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import emod
+from emod.catalog.serving import ServingSettings
 from emod.catalog.signal import SignalSettings
 from emod.model import Emod, EmodClassifier, PlaneHead
+from emod.tracking.card import describe_model
 from emod.tracking.servable import ModelCard, TrainedOn, save_servable
 
 __all__ = ["register_model"]
@@ -45,6 +47,8 @@ def register_model(
     classes: Sequence[str] | None,
     settings: SignalSettings,
     trained_on: TrainedOn,
+    serving: ServingSettings | None = None,
+    results: Sequence[str] = (),
     name: str = "emod",
     alias: str = "candidate",
 ) -> str:
@@ -58,6 +62,8 @@ def register_model(
         classes: Names in the order of the classifier's outputs; None for a bare backbone.
         settings: Of the ingest that made the training windows.
         trained_on: Store, corpora, electrodes, rates, licences; whether anything was simulated.
+        serving: What it answers to input that it was not made for; None: the defaults.
+        results: What came out on the test windows, for its card.
         name: Of the registered model, made if need be.
         alias: Moves to the new version.
 
@@ -71,7 +77,9 @@ def register_model(
     client = MlflowClient(tracking_uri=uri)
     with tempfile.TemporaryDirectory() as scratch:
         weights, packed = Path(scratch, "emod"), Path(scratch, "pyfunc")
-        card = save_servable(weights, model, plane, classes=classes, settings=settings, trained_on=trained_on)
+        card = save_servable(
+            weights, model, plane, classes=classes, settings=settings, trained_on=trained_on, serving=serving
+        )
         width = (model.backbone if isinstance(model, EmodClassifier) else model).config.width
         tags = _tags(card)
         logged = client.create_logged_model(
@@ -96,7 +104,7 @@ def register_model(
         source=logged.artifact_location,
         run_id=run_id,
         tags=tags,
-        description=_description(card, width),
+        description=describe_model(card, width=width, results=results),
         model_id=logged.model_id,
     )
     # The link from the model's page to the registry, which mlflow.register_model sets too.
@@ -153,16 +161,5 @@ def _tags(card: ModelCard) -> dict[str, str]:
         "emod.corpora": ",".join(sorted(card.trained_on.corpora)),
         "emod.classes": ",".join(card.classes),
         "emod.plane_head": "true" if card.plane else "false",
+        "emod.serving": card.serving.model_dump_json(),
     }
-
-
-def _description(card: ModelCard, width: int) -> str:
-    corpora = card.trained_on.corpora
-    origin = (
-        "Trained on simulated recordings: its answers say nothing about people. " if card.trained_on.simulated else ""
-    )
-    licences = "; ".join(f"{name}: {corpora[name].licence}" for name in sorted(corpora))
-    answers = ["an embedding of width " + str(width)]
-    answers += ["valence and arousal"] if card.plane else []
-    answers += [f"probabilities of {', '.join(card.classes)}"] if card.classes else []
-    return f"{origin}Gives {', '.join(answers)} for windows of EEG. Corpora and their licences: {licences}."

@@ -60,7 +60,7 @@ RESOURCE_FIELDS = frozenset(
 )
 
 # Parts of an experiment that change nothing of what a run learns.
-UNDECIDING = frozenset({"addresses", "description", "ingest", "name", "study"})
+UNDECIDING = frozenset({"addresses", "description", "embed", "ingest", "name", "promote", "serving", "study", "sweep"})
 
 # MLflow's limits: params and tags per request, and the width of its digest column.
 BATCH = 100

@@ -3,6 +3,7 @@
 from emod.training.backbone import load_backbone
 from emod.training.finetune import (
     Finetuned,
+    answer_test_windows,
     audit_finetuning,
     claim_finetuning,
     finetune,
@@ -25,6 +26,7 @@ from emod.training.pretrain import (
 __all__ = [
     "Finetuned",
     "Pretrained",
+    "answer_test_windows",
     "audit_finetuning",
     "claim_finetuning",
     "claim_pretraining",

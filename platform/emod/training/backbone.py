@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import tempfile
-from pathlib import Path
 
-import mlflow.artifacts
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from safetensors.torch import save
 
 from emod import storage
 from emod.catalog import Experiment
 from emod.errors import RequestError
 from emod.model import Emod
-from emod.tracking import tracking_uri
-from emod.tracking.servable import load_servable
+from emod.tracking import fetch_registered, tracking_uri
 from emod.training.pretrain import Pretrained, load_folder, load_pretrained
 
 __all__ = ["NEW", "PER_SEED", "digest_of", "load_backbone"]
 
 NEW = "none"
 PER_SEED = "{seed}"
-
-_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
 def load_backbone(experiment: Experiment) -> Pretrained:
@@ -48,10 +39,8 @@ def load_backbone(experiment: Experiment) -> Pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(experiment.seed)
             return Pretrained(Emod(experiment.model).eval(), {}, "", simulated=False)
-    if found := _REGISTERED.fullmatch(wanted):
-        return _load_registered(experiment, wanted, **found.groupdict())
     if wanted.startswith("models:"):
-        raise RequestError(f"finetune.backbone = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
+        return _load_registered(experiment, wanted)
     return _load_folder(wanted)
 
 
@@ -69,25 +58,9 @@ def _load_folder(url: str) -> Pretrained:
     return load_folder(url)
 
 
-def _load_registered(
-    experiment: Experiment, wanted: str, name: str, alias: str | None, version: str | None
-) -> Pretrained:
+def _load_registered(experiment: Experiment, wanted: str) -> Pretrained:
     uri = tracking_uri(experiment.addresses.runs_url())
-    client = MlflowClient(uri)
-    try:
-        found = (
-            client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version or "")
-        )
-        with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
-            folder = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{found.source}/artifacts/emod", dst_path=scratch, tracking_uri=uri
-            )
-            servable = load_servable(Path(folder))
-    except MlflowException as error:
-        raise RequestError(
-            f"finetune.backbone = {wanted}: {' '.join(str(error).split())} ({storage.redact(uri)}); register it, or "
-            "name another"
-        ) from None
+    servable = fetch_registered(uri, wanted, field="finetune.backbone").servable
     trained_on = servable.card.trained_on
     seen = {corpus: facts.subjects for corpus, facts in trained_on.corpora.items()}
     return Pretrained(

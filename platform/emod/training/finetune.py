@@ -1,7 +1,7 @@
 """Fine-tuning on Ray Train: the driver's side, the worker's loop, and the one look at the test windows.
 
 Training code is handed training and validation windows only; the epoch with the best validation score is kept, and
-`score_test_windows` reads the test windows once.
+`answer_test_windows` reads the test windows, once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +41,22 @@ from emod.training.checkpoint import (
     load_checkpoint,
     read_position,
 )
-from emod.training.finetuner import Finetuner, TrainingRows, predict
+from emod.training.finetuner import EpochReport, Finetuner, TrainingRows, predict
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.networks import new_classifier
 from emod.training.pretrain import Pretrained
 
 __all__ = [
     "Finetuned",
+    "Keeper",
+    "answer_test_windows",
     "audit_finetuning",
     "claim_finetuning",
     "finetune",
+    "finetune_worker",
+    "finetuning_config",
     "fit_plane_head",
+    "hold_finetuner",
     "score_test_windows",
     "training_rows",
 ]
@@ -129,15 +135,13 @@ def finetune(
     run_name = f"{settings.run_name}-{target_name}"
     checkpoints = storage.join(runs_url, run_name, "checkpoints")
     config = {
-        "experiment": experiment.model_dump_json(),
-        "manifest": store.manifest.model_dump_json(),
-        "target": target_name,
-        "backbone": digest_of(pretrained.model),
+        **finetuning_config(experiment, store, pretrained, target_name),
+        "keeper": _RunKeeper,
         "tracking": list(tracking),
         "checkpoints": checkpoints,
     }
     launch(
-        _finetune_worker,
+        finetune_worker,
         config,
         run_name=run_name,
         runs_url=runs_url,
@@ -152,21 +156,25 @@ def finetune(
     return Finetuned(classifier.eval(), target, pool, split, position["best_epoch"], position["best_score"])
 
 
-def score_test_windows(finetuned: Finetuned, *, batch: int = 64) -> Evaluation | PlaneEvaluation:
-    """Scores the test windows, once: nothing is chosen by what comes out."""
+def answer_test_windows(finetuned: Finetuned, *, batch: int = 64) -> npt.NDArray[np.float32]:
+    """What a classifier says of its test windows, in their order: (n, K) probabilities, or (n, 2) points."""
+    return predict(finetuned.classifier, finetuned.pool, finetuned.target, finetuned.split.test, batch)
+
+
+def score_test_windows(finetuned: Finetuned, answers: npt.NDArray[np.float32]) -> Evaluation | PlaneEvaluation:
+    """Scores what `answer_test_windows` gave, once: nothing is chosen by what comes out."""
     target, split = finetuned.target, finetuned.split
-    predicted = predict(finetuned.classifier, finetuned.pool, target, split.test, batch)
     subjects = split.owners[split.test]
     if target.points is not None:
-        return evaluate_plane(target.points[split.test], predicted, subjects, train=target.points[split.train])
+        return evaluate_plane(target.points[split.test], answers, subjects, train=target.points[split.train])
     return evaluate(
         target.name,
         target.codes[split.test],
-        predicted.argmax(axis=1),
+        answers.argmax(axis=1),
         subjects,
         target.classes,
         y_train=target.codes[split.train],
-        probabilities=predicted,
+        probabilities=answers,
     )
 
 
@@ -252,7 +260,42 @@ def _refuse_leak(
     refuse_leaks(found, where=f"{settings.split.protocol} split of {settings.corpus}, fold {split.fold}")
 
 
-def _finetune_worker(config: dict[str, Any]) -> None:
+def finetuning_config(
+    experiment: Experiment, store: ShardStore, pretrained: Pretrained, target_name: TargetName
+) -> dict[str, Any]:
+    """What `finetune_worker` needs beside its keeper and its watch; JSON-able."""
+    return {
+        "experiment": experiment.model_dump_json(),
+        "manifest": store.manifest.model_dump_json(),
+        "target": target_name,
+        "backbone": digest_of(pretrained.model),
+    }
+
+
+class Keeper(Protocol):
+    """What becomes of a training's epochs: where it goes on from, and who is told; a context around its epochs.
+
+    Made from the worker's config, in the worker.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Takes what it needs from the config."""
+
+    def fetch(self, folder: Path) -> bool:
+        """Puts the state to go on from into an empty folder; False if the training is new."""
+
+    def keep(self, finetuner: Finetuner, report: EpochReport) -> None:
+        """Told after each epoch."""
+
+    def __enter__(self) -> Keeper:
+        """Itself."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Ends what it started."""
+
+
+def finetune_worker(config: dict[str, Any]) -> None:
+    """The loop that Ray Train runs: builds everything from the config, goes on where the keeper says, to the end."""
     experiment = Experiment.model_validate_json(config["experiment"])
     settings = _settings(experiment)
     torch.set_num_threads(settings.threads_per_worker)
@@ -274,19 +317,42 @@ def _finetune_worker(config: dict[str, Any]) -> None:
         seed=experiment.seed,
         device=ray.train.torch.get_device(),
     )
+    keeper: Keeper = config["keeper"](config)
     with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
-        if fetch_newest(config["checkpoints"], Path(scratch)):
+        if keeper.fetch(Path(scratch)):
             _resume(finetuner, Path(scratch))
-    log = MetricLog(MlflowClient(config["tracking"][0]), config["tracking"][1])
-    watch: Watch = config["watch"]
-    prefix = f"finetune/{target.name}"
-    with CheckpointWriter(config["checkpoints"], before=log.flush) as writer:
+    with keeper:
         for report in finetuner.epochs():
-            done = finetuner.next_epoch
-            found = {f"validation_{name}": value for name, value in report.figures().items()}
-            log.log(done, {f"{prefix}/{name}": value for name, value in ({"loss": report.loss} | found).items()})
-            watch.post(done, f"validation {report.worded()}")
-            writer.save(done, _hold(finetuner))
+            keeper.keep(finetuner, report)
+
+
+class _RunKeeper:
+    """A run's own: checkpoints in its folder, curves in MLflow, a note for the driver's progress bar."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._checkpoints: str = config["checkpoints"]
+        self._log = MetricLog(MlflowClient(config["tracking"][0]), config["tracking"][1])
+        self._prefix = f"finetune/{config['target']}"
+        self._watch: Watch = config["watch"]
+        self._writer = CheckpointWriter(self._checkpoints, before=self._log.flush)
+
+    def fetch(self, folder: Path) -> bool:
+        return fetch_newest(self._checkpoints, folder) is not None
+
+    def keep(self, finetuner: Finetuner, report: EpochReport) -> None:
+        done = finetuner.next_epoch
+        found = {f"validation_{name}": value for name, value in report.figures().items()}
+        values = {"loss": report.loss} | found
+        self._log.log(done, {f"{self._prefix}/{name}": value for name, value in values.items()})
+        self._watch.post(done, f"validation {report.worded()}")
+        self._writer.save(done, hold_finetuner(finetuner))
+
+    def __enter__(self) -> _RunKeeper:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, at)
 
 
 def _resume(finetuner: Finetuner, folder: Path) -> None:
@@ -298,8 +364,8 @@ def _resume(finetuner: Finetuner, folder: Path) -> None:
     finetuner.better_epoch = position["better_epoch"]
 
 
-def _hold(finetuner: Finetuner) -> Callable[[Path], None]:
-    """As `hold_checkpoint`, with the weights of the best epoch below ``best``."""
+def hold_finetuner(finetuner: Finetuner) -> Callable[[Path], None]:
+    """As `hold_checkpoint`, with the weights of the best epoch below ``best``; what `Keeper.fetch` gives back."""
     kept, network = finetuner.best_network(), finetuner.network
     assert isinstance(network, EmodClassifier)
     config = network.backbone.config

@@ -142,7 +142,8 @@ class Finetuner:
 
     def train_epoch(self, rows: Rows) -> float:
         """One pass over these windows in an order that depends on (seed, next_epoch) alone; returns the mean loss."""
-        settings, epoch = self._settings, self.next_epoch
+        epoch = self.next_epoch
+        settings = self._settings.at(epoch + 1)
         generator = np.random.default_rng([self._seed, epoch])
         torch.manual_seed(int(generator.integers(2**63)))
         order = generator.permutation(rows)
@@ -157,7 +158,9 @@ class Finetuner:
             for group, share in zip(self.optimiser.param_groups, self._shares, strict=True):
                 last = settings.final_learning_rate * share
                 group["lr"] = last + (settings.learning_rate * share - last) * (1 + float(np.cos(np.pi * done))) / 2
-            loss = self._loss(outputs_of(self.network, self._pool, part, self._device), part)
+                group["weight_decay"] = settings.weight_decay
+            outputs = outputs_of(self.network, self._pool, part, self._device)
+            loss = self._loss(outputs, part, settings.label_smoothing)
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
@@ -176,11 +179,11 @@ class Finetuner:
         kept.load_state_dict(self.best)
         return kept.eval().cpu()
 
-    def _loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+    def _loss(self, outputs: Tensor, rows: Rows, label_smoothing: float) -> Tensor:
         if self._target.points is not None:
             return F.mse_loss(outputs, torch.from_numpy(self._target.points[rows]).to(outputs))
         codes = torch.from_numpy(self._target.codes[rows]).to(self._device)
-        return F.cross_entropy(outputs, codes, weight=self._weights, label_smoothing=self._settings.label_smoothing)
+        return F.cross_entropy(outputs, codes, weight=self._weights, label_smoothing=label_smoothing)
 
     def _class_weights(self) -> Tensor | None:
         if self._settings.class_weights == "none" or self._target.points is not None:

@@ -26,7 +26,18 @@ from emod import storage
 from emod.cli import Tick
 from emod.errors import DataError, RequestError
 
-__all__ = ["KEEP_MEMORY", "NamedWork", "TrainResources", "Watch", "check_room", "claim_run", "finish_tasks", "launch"]
+__all__ = [
+    "KEEP_MEMORY",
+    "NamedWork",
+    "TrainResources",
+    "Watch",
+    "check_room",
+    "claim_folder",
+    "claim_run",
+    "finish_tasks",
+    "launch",
+    "ray_storage",
+]
 
 
 # glibc hands every large tensor back to the kernel and faults its pages in again at the next step, which doubles the
@@ -102,17 +113,32 @@ def claim_run(runs_url: str, run_name: str, claim: Mapping[str, Any], *, room: s
     Raises:
         RequestError: If the name belongs to a run with another claim.
     """
-    wanted: dict[str, Any] = json.loads(json.dumps({"room": room, **claim}))
-    url = storage.join(runs_url, run_name, "claim.json")
-    if not storage.exists(url):
-        storage.create_bytes(url, json.dumps({**wanted, "id": uuid.uuid4().hex}).encode())
-    held = json.loads(storage.read_bytes(url, at_most=_CLAIM_BYTES))
-    if difference := _difference(held, wanted):
+    held, difference = claim_folder(storage.join(runs_url, run_name), {"room": room, **claim})
+    if difference:
         raise RequestError(
             f"run {run_name!r} in {storage.redact(runs_url)} was made with {difference}; "
             f"set it back, choose another {room}.run_name, or remove that folder"
         )
-    return str(held["id"])
+    return held
+
+
+def claim_folder(url: str, claim: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Ties a folder to what decides its content: the first claim holds.
+
+    Args:
+        url: The folder, made if need be.
+        claim: JSON-able.
+
+    Returns:
+        What tells this folder from one of the same name that was removed, and the first setting that is not what the
+        folder was made with, with both values; None where all are.
+    """
+    wanted: dict[str, Any] = json.loads(json.dumps(claim))
+    claimed = storage.join(url, "claim.json")
+    if not storage.exists(claimed):
+        storage.create_bytes(claimed, json.dumps({**wanted, "id": uuid.uuid4().hex}).encode())
+    held = json.loads(storage.read_bytes(claimed, at_most=_CLAIM_BYTES))
+    return str(held["id"]), _difference(held, wanted)
 
 
 def _difference(held: Any, wanted: Any, field: str = "") -> str | None:
@@ -158,7 +184,7 @@ def launch(
     # Beside the driver, as Ray puts what leads the workers: a node that is lost takes none of it along.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    filesystem, path = _ray_storage(runs_url)
+    filesystem, path = ray_storage(runs_url)
     trainer = TorchTrainer(
         loop,
         train_loop_config={**config, "watch": Watch(board)},
@@ -267,7 +293,7 @@ def _mirror(board: Any, advance: Tick, stop: threading.Event) -> None:
             return
 
 
-def _ray_storage(url: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
+def ray_storage(url: str) -> tuple[pyarrow.fs.FileSystem | None, str]:
     """Local paths go to Ray as they are; the rest through fsspec, since pyarrow's own S3 refuses some servers."""
     if storage.is_local(url):
         return None, str(Path(url.removeprefix("file://")).resolve())

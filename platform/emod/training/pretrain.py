@@ -248,10 +248,12 @@ def _checkpoints_url(experiment: Experiment) -> str:
 
 def trained_corpus(store: ShardStore, name: str, subjects: Iterable[str]) -> TrainedCorpus:
     """What a model card says of a corpus and of whom of it a model has seen."""
+    catalog = load_corpus(name)
     return TrainedCorpus(
         channels=store.channels(name),
         sfreq_hz=store.sfreq_hz(name),
-        licence=load_corpus(name).licence,
+        licence=catalog.licence,
+        citation=catalog.citation,
         subjects=tuple(sorted(set(subjects))),
     )
 

@@ -161,7 +161,9 @@ def claim_study(experiment: Experiment, stores: Mapping[str, ShardStore]) -> str
     """
     study, _ = settings_of(experiment)
     claim = {
-        "experiment": experiment.model_dump(mode="json", exclude={"addresses", "name", "description"}),
+        "experiment": experiment.model_dump(
+            mode="json", exclude={"addresses", "name", "description", "embed", "serving"}
+        ),
         "manifests": {effect: store.manifest.hash_of(experiment.corpora) for effect, store in stores.items()},
     }
     return claim_run(experiment.addresses.runs_url(), study.run_name, claim, room="study")
