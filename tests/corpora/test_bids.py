@@ -286,6 +286,7 @@ def test_windows_are_made_of_it(root: Path, catalog: Callable[..., None]) -> Non
         assert [row["emotion"] for row in made.rows] == list(WORDS)
 
 
+@pytest.mark.long
 def test_it_goes_through_ray_into_shards(
     ray_cluster: None, written: dict[str, Path], s3_server: S3Server, catalog: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tests.gpu.__main__ import STEPS, compare, main
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_over_gloo() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.gpu", "gloo"],

@@ -145,6 +145,7 @@ def assert_as_undisturbed(pretrain_run: PretrainRun, found: Emod, uri: str, run_
         assert points(uri, run_id, name) == points(pretrain_run.uri, pretrain_run.run_id, name)
 
 
+@pytest.mark.long
 def test_a_worker_killed_over_an_upload_changes_nothing(
     pretrain_run: PretrainRun,
     store: ShardStore,
