@@ -170,6 +170,7 @@ def run_sweep(
                 if population
                 else new_search(sweep, SCORE, seed=experiment.seed),
                 scheduler=_scheduler(sweep, finetune),
+                reuse_actors=True,  # a process takes ten seconds to load what a trial needs
                 trial_name_creator=trial_name,
                 trial_dirname_creator=trial_name,
             ),
