@@ -90,7 +90,7 @@ def make_splits(metadata: pa.Table, settings: SplitSettings, *, codes: npt.Array
         return [replace(split, shares=known.shares if known else ())]
     protocol = PROTOCOLS[settings.protocol]
     windows = _read(metadata, codes)
-    rule = protocol.rule.format(**settings.model_dump())
+    rule = protocol.rule.format(**settings.model_dump() | {"train_corpora": ", ".join(settings.train_corpora)})
     splits = []
     for fold, roles in protocol.divide(windows, settings):
         parts = [np.flatnonzero(roles == role) for role in (TRAIN, VALIDATION, TEST)]
