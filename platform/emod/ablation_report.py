@@ -25,6 +25,7 @@ from emod.page import (
     add_table,
     link,
     new_page,
+    number_of,
     render_page,
 )
 from emod.workflow import uri_of
@@ -204,7 +205,7 @@ def _seeds(ablated: Ablated) -> str:
         if experiment.ablation.pretrain_each_seed
         else "all from one pretraining (fresh weights are drawn for each)"
     )
-    return f"{experiment.evaluate.seeds} seeds of fine-tuning, {start}; the split stays what it is"
+    return f"{number_of(experiment.evaluate.seeds, 'seed')} of fine-tuning, {start}; the split stays what it is"
 
 
 def _folder_of(url: str) -> str:

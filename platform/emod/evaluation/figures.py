@@ -815,7 +815,8 @@ def draw_comparison(
     arms = [score.arm for score in next(iter(table.values()))]
     width = 0.8 / len(arms)
     seeds = len(next(iter(table.values()))[0].values)
-    subtitle = f"Bars: mean and standard deviation over {seeds} seeds, from chance; dots: seeds. {notes}"
+    several = f"mean and standard deviation over {seeds} seeds, from chance; dots: seeds"
+    subtitle = f"Bars: {several if seeds > 1 else 'one seed, from chance'}. {notes}"
     figure = _sheet(5.2, title, subtitle.strip(), simulated=simulated)
     axes = figure.subplots()
     small = len(arms) * len(table) > 18
@@ -839,7 +840,8 @@ def draw_comparison(
             axes.plot(spread, 100 * np.array(score.values), "o", color=colour, markersize=3.5, zorder=4)
             axes.annotate(
                 f"{100 * score.mean:.1f}",
-                (at, 100 * max(score.mean + np.nan_to_num(score.sd), *score.values)),
+                # Of a bar that hangs below chance, above the line it hangs from.
+                (at, 100 * max(score.mean + np.nan_to_num(score.sd), *score.values, floor)),
                 xytext=(0, 4),
                 textcoords="offset points",
                 ha="center",
