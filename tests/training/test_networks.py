@@ -243,7 +243,9 @@ def test_class_weights_make_classes_equal(store: ShardStore, tiny: EmodConfig, s
     assert np.bincount(codes).tolist() == [18, 6], "happy alone is above 0"
     logits = torch.tensor([[2.0, 0.0]]).repeat(len(codes), 1)
     answer = -torch.log_softmax(logits[0], dim=0)
-    assert finetuner._loss(logits, split.train, label_smoothing=0.0).item() == pytest.approx(float(answer.mean()), rel=1e-5)
+    assert finetuner._loss(logits, split.train, label_smoothing=0.0).item() == pytest.approx(
+        float(answer.mean()), rel=1e-5
+    )
 
 
 def test_the_median_is_that_of_the_training_windows(store: ShardStore, settings: FinetuneSettings) -> None:
