@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import embed_speed, ica_cost, ingest_speed, loader_speed, model_speed, ray_step, store_speed
+from tests.bench import embed_speed, ica_cost, ingest_speed, latency, loader_speed, model_speed, ray_step, store_speed
 from tests.bench.ratio import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -28,6 +30,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "model": lambda folder: model_speed.measure(),
     "ray": ray_step.measure,
     "embed": embed_speed.measure,
+    "latency": latency.measure,
 }
 
 

@@ -1,25 +1,17 @@
 """What the registered model adds to its network: one window of the paper's corpora on a CPU, in process.
 
-``python -m tests.bench.latency`` registers a network of the paper's size with fresh weights and takes turns, in one
+It registers a network of the paper's size with fresh weights and takes turns, in one
 run: the bare forward pass on a window that is clean already, `Servable.predict` on a raw one, and MLflow's pyfunc
 around that. Medians are compared, since other programs slow single calls down.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
-
-# Two threads that wait for each other by spinning starve on a machine that is shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow.pyfunc
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from emod.catalog import EmodConfig, SignalSettings, load_corpus
 from emod.model import Emod, EmodClassifier, PlaneHead
@@ -85,19 +77,3 @@ def measure(folder: Path, calls: int = CALLS) -> list[Figure]:
         Figure(f"latency: {name} / forward pass", p50[name] / bare_ms, BOUND, False, detail)
         for name in ("Servable.predict", "pyfunc")
     ]
-
-
-def main() -> None:
-    """Print the table."""
-    with tempfile.TemporaryDirectory(prefix="emod-bench-latency-") as folder:
-        figures = measure(Path(folder))
-    table = Table(title=figures[0].detail)
-    for heading in ("figure", "ratio", "bound"):
-        table.add_column(heading)
-    for figure in figures:
-        table.add_row(figure.name, f"{figure.value:.3f}", f"<= {figure.bound:g}")
-    Console(width=None).print(table)
-
-
-if __name__ == "__main__":
-    main()

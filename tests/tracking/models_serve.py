@@ -1,4 +1,4 @@
-"""``mlflow models serve`` in a process of its own, and requests to it as anybody would send them."""
+"""A registered model's server in a process of its own, and requests to it as anybody would send them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ def bare_environment(uri: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def models_serve(python: Path, uri: str, model_uri: str, folder: Path) -> Iterator[str]:
-    """Its address, once it answers.
+def models_serve(python: Path, uri: str, model_uri: str, folder: Path) -> AbstractContextManager[str]:
+    """MLflow's own command; its address, once it answers.
 
     Args:
         python: Of the environment that serves.
@@ -36,16 +35,22 @@ def models_serve(python: Path, uri: str, model_uri: str, folder: Path) -> Iterat
         model_uri: What is served.
         folder: Where it runs and writes ``serve.log``.
     """
+    environment = bare_environment(uri)
+    environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"  # it starts its own server by name
+    words = ["models", "serve", "-m", model_uri, "--env-manager", "local", "--workers", "1"]
+    return answering([python, "-m", "mlflow", *words], environment, folder)
+
+
+@contextmanager
+def answering(command: Sequence[str | Path], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """The address of a server that takes --host and --port, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    words = ["-m", model_uri, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = bare_environment(uri)
-    environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"  # it starts its own server by name
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(
-            [python, "-m", "mlflow", "models", "serve", *words],
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=folder,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -17,9 +17,10 @@ from mlflow import MlflowClient
 from emod.catalog import ServingSettings, SignalSettings
 from emod.model import EmodClassifier, PlaneHead
 from emod.tracking import Servable, TrainedOn, ensure_run, load_servable, register_model
-from tests.tracking.models_serve import bare_environment, models_serve, post
+from tests.tracking.models_serve import answering, bare_environment, models_serve, post
 
 CHANNELS = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2")
+ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = Path(__file__).with_name("load_elsewhere.py")
 Array = npt.NDArray[np.float32]
 
@@ -79,6 +80,27 @@ def assert_served_alike(python: Path, uri: str, folder: Path, servable: Servable
 def test_http_gives_the_numbers_of_the_process(uri: str, tmp_path: Path, in_process: Servable, eeg_uv: Array) -> None:
     (tmp_path / "serving").mkdir()
     assert_served_alike(Path(sys.executable), uri, tmp_path / "serving", in_process, eeg_uv)
+
+
+def test_the_job_serves_the_version_that_its_alias_names(
+    uri: str, tmp_path: Path, in_process: Servable, eeg_uv: Array
+) -> None:
+    """Below the same interpreter, and the address it prints is the one that answers."""
+    command = [sys.executable, ROOT / "jobs" / "serve.py", "--model", "models:/emod@candidate"]
+    with answering(command, bare_environment(uri), tmp_path) as address:
+        assert f"emod version 1 at {address}/invocations" in (tmp_path / "serve.log").read_text()
+        inputs = {"signal": eeg_uv[:2].tolist(), "channels": list(CHANNELS)}
+        status, rows = post(address, inputs, {"sfreq_hz": 128.0})
+        assert status == 200
+        expected = in_process.predict(eeg_uv[:2], CHANNELS, sfreq_hz=128.0, cleaned=False)
+        np.testing.assert_allclose([row["valence"] for row in rows], expected["valence"], rtol=0, atol=1e-6)
+        taken = ["--port", address.rsplit(":", 1)[1]]
+        again = subprocess.run(
+            [*command, *taken], env=bare_environment(uri), capture_output=True, text=True, check=False
+        )
+        assert (again.returncode, again.stdout) == (2, "")
+        assert "choose another" in again.stderr
+        assert again.stderr.count("\n") == 1
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from emod.tracking import MetricLog, ensure_run, finish
-from emod.tuning.trial import SCORE, TrialPath
+from emod.tuning.trial import SCORE, TrialPath, rounded
 
 __all__ = ["TrialTracker", "trial_name", "why_ended"]
 
@@ -40,7 +40,7 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
         return {"_about": self._about, "_runs": {}, "_logs": {}}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Opens the trial's run, or the one it had."""
+        """Opens the trial's run, or the one it had, with its settings."""
         client = self._client()
         uri, experiment_name, parent, run_name, claim, tags = self._about
         run_id = ensure_run(
@@ -50,6 +50,10 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
             {**tags, "emod.stage": "trial", "mlflow.parentRunId": parent, "emod.trial": trial.trial_id},
             claim=claim,
         )
+        # What the trial began with: MLflow compares by params, and a param cannot change.
+        logged = client.get_run(run_id).data.params
+        new = [Param(name, str(value)) for name, value in rounded(trial.config).items() if name not in logged]
+        client.log_batch(run_id, params=new)
         client.update_run(run_id, status="RUNNING")
         self._runs[trial.trial_id] = run_id
 
@@ -82,12 +86,8 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         client.set_tag(run_id, "emod.ended", why_ended(result, trial.get_error()))
         if "path" in result:
-            path = TrialPath.from_json(result["path"])
-            # What the trial began with: MLflow compares by params, and a param cannot change.
-            logged = client.get_run(run_id).data.params
-            new = [Param(name, str(value)) for name, value in path.values.items() if name not in logged]
-            client.log_batch(run_id, params=new)
-            client.set_tag(run_id, "emod.from_epoch", str(path.from_epoch) if path.from_epoch else "")
+            changed = TrialPath.from_json(result["path"]).from_epoch
+            client.set_tag(run_id, "emod.from_epoch", str(changed) if changed else "")
         finish(client, run_id, status)
 
     def _client(self) -> MlflowClient:
