@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from emod.catalog import ServingSettings, SignalSettings
 from emod.model import EmodClassifier, PlaneHead
 from emod.tracking import Servable, TrainedOn, ensure_run, load_servable, register_model
-from tests.tracking.models_serve import answering, bare_environment, models_serve, post
+from tests.servers import answering
+from tests.tracking.models_serve import bare_environment, models_serve, post
 
 CHANNELS = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2")
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,8 +88,8 @@ def test_the_job_serves_the_version_that_its_alias_names(
 ) -> None:
     """Below the same interpreter, and the address it prints is the one that answers."""
     command = [sys.executable, ROOT / "jobs" / "serve.py", "--model", "models:/emod@candidate"]
-    with answering(command, bare_environment(uri), tmp_path) as address:
-        assert f"emod version 1 at {address}/invocations" in (tmp_path / "serve.log").read_text()
+    with answering(command, bare_environment(uri), tmp_path, ready="ping") as address:
+        assert f"emod version 1 at {address}/invocations" in (tmp_path / "server.log").read_text()
         inputs = {"signal": eeg_uv[:2].tolist(), "channels": list(CHANNELS)}
         status, rows = post(address, inputs, {"sfreq_hz": 128.0})
         assert status == 200

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from emod.training.networks import new_classifier
 from emod.tuning import SweepTrial, trial_experiment, trial_overrides
 from emod.tuning.trial import TrialPath
 from emod.workflow import on_ray
+from tests.servers import mlflow_server
 
 EPOCHS = 4
 NOT_TRAINABLE = 1e30
@@ -155,6 +157,30 @@ def test_mlflow_has_a_run_for_each_trial_below_the_sweeps(swept: Swept) -> None:
             assert run.data.metrics["score"] == trial.score
 
 
+@pytest.mark.browser
+def test_mlflows_own_pages_draw_the_trials(swept: Swept, tmp_path: Path) -> None:
+    """Below the sweep in the list of runs; side by side, with every setting an axis of the parallel coordinates."""
+    from playwright.sync_api import sync_playwright
+
+    database = Path(swept.experiment.addresses.runs_url()) / "mlflow.db"
+    client = MlflowClient(f"sqlite:///{database}")
+    number = client.get_run(swept.run_id).info.experiment_id
+    below = client.search_runs([number], filter_string=f"tags.`mlflow.parentRunId` = '{swept.run_id}'")
+    runs = quote(json.dumps([run.info.run_id for run in below]))
+    with mlflow_server(database, tmp_path) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ["EMOD_BROWSER"], args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1500, "height": 1300})
+        page.goto(f"{address}/#/experiments/{number}/runs")
+        page.get_by_role("link", name="swept", exact=True).wait_for()
+        assert page.get_by_text(f"{len(below) + 1} matching runs").is_visible()
+        page.goto(f"{address}/#/compare-runs?runs={runs}&experiments={quote(json.dumps([number]))}")
+        page.get_by_text(f"Comparing {len(below)} Runs").wait_for()
+        page.locator(".parcoords").first.wait_for()
+        axes = page.locator(".parcoords .axis-title").all_text_contents()
+        assert set(swept.settings.space) <= set(axes)
+        browser.close()
+
+
 def test_the_same_command_again_trains_nothing(swept: Swept, store: ShardStore) -> None:
     again = sweep(swept.experiment, store, load_backbone(swept.experiment))
     assert again.trials == swept.trials
@@ -221,6 +247,7 @@ from emod.sweeping import sweep, record_of
 from emod.training import load_backbone
 from emod.tuning.trial import TrialPath
 from emod.workflow import on_ray
+from tests.servers import mlflow_server
 import json
 experiment = Experiment.model_validate_json(open({experiment!r}).read())
 with on_ray(num_cpus=2, quiet=True):

@@ -12,7 +12,6 @@ on with the pieces that have no object.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +77,6 @@ def find_model(experiment: Experiment, wanted: str) -> Registered:
         RequestError: If there is none, or nobody to ask.
         DataError: If what is registered is damaged.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return fetch_registered(registry_uri(experiment), wanted, field="--model")
 
 

@@ -80,6 +80,7 @@ def fetch_registered(uri: str, wanted: str, *, field: str) -> Registered:
         raise RequestError(f"{field} = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, number = found["name"], found["alias"], found["version"]
     client = MlflowClient(uri)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file, above this project's lines
     try:
         version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
         with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
