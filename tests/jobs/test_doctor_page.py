@@ -18,7 +18,7 @@ from emod.catalog import SimulateSettings, load_corpus
 from emod.corpora import open_corpus, simulate_corpus
 from emod.corpora.doctor import Diagnosis, examine
 from emod.simulation import TagSignal
-from tests.jobs.test_jobs import ROOT, Job, Told, assert_refused, job  # noqa: F401 - job is a fixture
+from tests.jobs.conftest import ROOT, Job, Told, assert_refused
 
 HERE = Path.cwd()  # a path in EMOD_DASPS is relative to where pytest began; jobs run elsewhere
 
@@ -42,7 +42,7 @@ def damaged(whole: Path, tmp_path: Path) -> Path:
     return root
 
 
-def doctor(job: Job, root: Path, *flags: str) -> Told:  # noqa: F811
+def doctor(job: Job, root: Path, *flags: str) -> Told:
     return job("doctor", "--corpus", "deap", "--root", str(root), *flags)
 
 
@@ -51,7 +51,7 @@ def words(text: str) -> str:
 
 
 @pytest.mark.parametrize("flags", [(), ("--full", "--jobs", "1")])
-def test_complete_copy_exits_with_0(job: Job, whole: Path, flags: tuple[str, ...]) -> None:  # noqa: F811
+def test_complete_copy_exits_with_0(job: Job, whole: Path, flags: tuple[str, ...]) -> None:
     told = doctor(job, whole, *flags)
     assert told.code == 0
     assert told.out.splitlines()[-1].startswith("complete: 4 subjects, 12 trials, as simulated")
@@ -59,7 +59,7 @@ def test_complete_copy_exits_with_0(job: Job, whole: Path, flags: tuple[str, ...
     assert told.err.splitlines()[-1] == "doctor: 4/4 subject s04 session 1"
 
 
-def test_page_and_json_say_the_same(job: Job, damaged: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_page_and_json_say_the_same(job: Job, damaged: Path, tmp_path: Path) -> None:
     told = doctor(job, damaged, "--json", str(tmp_path / "doctor.json"))
     assert told.code == 3
     written = json.loads((tmp_path / "doctor.json").read_text())
@@ -99,7 +99,7 @@ def test_page_fits_a_terminal_of_80_columns(damaged: Path) -> None:
     assert f"and 3 more: {table}" in words(" ".join(lines))
 
 
-def test_page_in_a_pipe_is_not_wrapped(job: Job, damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_page_in_a_pipe_is_not_wrapped(job: Job, damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     deep = damaged.parent / ("deep" * 30) / "deap"
     lines = doctor(job, Path(shutil.copytree(damaged, deep))).out.splitlines()
@@ -122,24 +122,24 @@ def test_page_in_a_pipe_is_not_wrapped(job: Job, damaged: Path, monkeypatch: pyt
         (("--corpus", "deap", "--root", "x", "--jobs", "0"), ("--jobs 0",)),
     ],
 )
-def test_wrong_requests_are_one_line(job: Job, flags: tuple[str, ...], said: tuple[str, ...]) -> None:  # noqa: F811
+def test_wrong_requests_are_one_line(job: Job, flags: tuple[str, ...], said: tuple[str, ...]) -> None:
     assert_refused(job("doctor", *flags), 2, "doctor.py: ", *said)
 
 
-def test_folder_without_the_corpus_is_a_wrong_request(job: Job, whole: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_folder_without_the_corpus_is_a_wrong_request(job: Job, whole: Path, tmp_path: Path) -> None:
     assert_refused(doctor(job, tmp_path), 2, "holds no data_preprocessed_python/", "top folder")
     data = whole / "data_preprocessed_python"
     assert_refused(doctor(job, data), 2, f"{data}: holds nothing of deap, but {whole} does; give that")
     assert_refused(doctor(job, data / "s01.dat"), 2, "s01.dat: a file;")
 
 
-def test_dry_run_opens_nothing(job: Job, damaged: Path) -> None:  # noqa: F811
+def test_dry_run_opens_nothing(job: Job, damaged: Path) -> None:
     told = doctor(job, damaged, "--dry-run")
     assert told.code == 0
     assert [line.split()[2] for line in told.out.splitlines()] == ["s01", "s03", "s04"]
 
 
-def test_secrets_of_an_address_are_not_told(job: Job, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:  # noqa: F811
+def test_secrets_of_an_address_are_not_told(job: Job, monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     from emod import storage
 
     monkeypatch.setattr(storage, "exists", lambda url: True)
@@ -153,7 +153,7 @@ def test_secrets_of_an_address_are_not_told(job: Job, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.real
-def test_real_dasps_is_complete(job: Job) -> None:  # noqa: F811
+def test_real_dasps_is_complete(job: Job) -> None:
     flags: Any = ("--corpus", "dasps", "--root", str(HERE / os.environ["EMOD_DASPS"]))
     for extra in ((), ("--full",)):
         told = job("doctor", *flags, *extra)

@@ -7,7 +7,7 @@ import pytest
 from emod.catalog import experiment_names, load_experiment
 from emod.evaluation import PROTOCOLS
 from emod.training.evaluating import evaluation_settings
-from tests.jobs.test_jobs import ROOT, Job, assert_refused, job  # noqa: F401 - job is a fixture
+from tests.jobs.conftest import ROOT, Job, assert_refused
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from tests.jobs.test_jobs import ROOT, Job, assert_refused, job  # noqa: F401 - 
         ("seed", "30,375 windows, 1 fold(s), the first with {'train': 10125, 'validation': 10125, 'test': 10125}"),
     ],
 )
-def test_the_papers_counts_come_without_data(job: Job, experiment: str, counts: str) -> None:  # noqa: F811
+def test_the_papers_counts_come_without_data(job: Job, experiment: str, counts: str) -> None:
     found = job("evaluate", "--experiment", experiment, "--dry-run")
     assert found.code == 0, found.err
     assert counts in found.out
@@ -34,11 +34,11 @@ def test_the_papers_counts_come_without_data(job: Job, experiment: str, counts: 
         ("finetune.rival_weights=labram.safetensors", "rival_weights are for rivals"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(job: Job, change: str, told: str) -> None:  # noqa: F811
+def test_what_cannot_be_asked_is_one_line(job: Job, change: str, told: str) -> None:
     assert_refused(job("evaluate", "--experiment", "faced", "--dry-run", "--set", change), 2, told)
 
 
-def test_an_ablation_says_what_it_would_do(job: Job) -> None:  # noqa: F811
+def test_an_ablation_says_what_it_would_do(job: Job) -> None:
     places = ("--set", "addresses.store=/nowhere/store", "--set", "addresses.runs=/nowhere/runs")
     found = job("ablate", "--experiment", "table3", "--dry-run", *places)
     assert found.code == 0, found.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,11 @@ from emod.catalog.signal import IcaSettings
 from emod.model import Emod, EmodClassifier, PlaneHead
 from emod.shards import ShardStore
 from emod.tracking import Registered, TrainedCorpus, TrainedOn, ensure_run, fetch_registered, register_model
+from tests.jobs.conftest import job, no_ray
+from tests.training.conftest import _one_thread
 from tests.training.tiny_store import SHAPES, TINY, write_tiny_store
+
+__all__ = ["_one_thread", "job", "no_ray"]
 
 CLASSES = ("happy", "sad", "fear")
 SIGNAL = SignalSettings(window_s=2.0, ica=IcaSettings(enabled=False))
@@ -51,14 +55,6 @@ class Registry:
 
     def fetch(self, wanted: str = "models:/emod/1") -> Registered:
         return fetch_registered(self.uri, wanted, field="--model")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
