@@ -37,8 +37,9 @@ def main() -> None:
         print_card(uri, wanted)
         return
     if arguments.rollback:
-        left, now = roll_back(MlflowClient(uri), name)
-        print(f"champion of {name}: version {now}, no longer {left}")
+        left, now = roll_back(MlflowClient(uri), name, move=not arguments.dry_run)
+        would = "would be " if arguments.dry_run else ""
+        print(f"champion of {name}: {would}version {now}, no longer {left}")
         return
 
     from emod.promoting import promote

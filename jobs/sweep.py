@@ -51,7 +51,7 @@ def main() -> None:
             if finetune.backbone is None:
                 workflow.pretrain_backbone(experiment, store)
         swept = sweep(experiment, store, load_backbone(experiment))
-    chosen = [*trial_overrides(swept.best.path), f"finetune.run_name={swept.settings.run_name}-best"]
+    chosen = ["sweep=", *trial_overrides(swept.best.path), f"finetune.run_name={swept.settings.run_name}-best"]
     flags = [flag for override in (*arguments.overrides, *chosen) for flag in ("--set", override)]
     best = redact(shlex.join(["python", "jobs/finetune.py", "--experiment", arguments.experiment, *flags]))
     command = redact(shlex.join(["python", "jobs/sweep.py", *sys.argv[1:]]))

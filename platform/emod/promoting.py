@@ -7,6 +7,9 @@ here, by models that are finished: nothing is chosen by what comes out but wheth
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -20,6 +23,7 @@ import pandas as pd
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from scipy import stats
 
 from emod.catalog import Experiment
 from emod.errors import DataError, RequestError
@@ -28,15 +32,15 @@ from emod.evaluation import (
     Target,
     TargetSummary,
     clips_of,
-    compare_subjects,
     divide,
     per_subject,
     summarise_target,
 )
+from emod.ingest import settings_that_differ
 from emod.shards import ShardStore, WindowPool
 from emod.tracking import Registered, fetch_registered
 from emod.tracking.champion import CHAMPION, champion_of, crown
-from emod.workflow import check_request, classes_of
+from emod.workflow import SCORED_ON, check_request, classes_of
 
 __all__ = ["Gate", "Promotion", "promote"]
 
@@ -44,6 +48,8 @@ Floats = npt.NDArray[np.floating]
 
 _CALLS = 60
 _WARM_UP = 5
+# Fewer people tell nothing: some effect is there by chance.
+_LEAST_SUBJECTS = 5
 # Rounding of two processes with other numbers of threads.
 _TOLERANCE = 1e-4
 _AT_ONCE = 32
@@ -107,49 +113,88 @@ def promote(experiment: Experiment, store: ShardStore, wanted: str, *, move: boo
         raise RequestError(f"{candidate.name} version {before} is the champion already")
     pool = WindowPool(store, settings.corpora)
     target, whole = divide(pool.metadata, settings, settings.targets[0])
-    split = whole.keep(target.rows)
-    rivals = [candidate]
+    question = _Question(client, store, pool, target, whole, whole.keep(target.rows))
+    gates = [
+        _evaluated(question, candidate),
+        _audited(client, candidate),
+        _unseen(question, candidate),
+        _made_alike(question, candidate),
+    ]
+    outputs: dict[str, list[list[Floats]]] = {}
+    simulated = store.is_simulated(settings.corpora) or candidate.servable.card.trained_on.simulated
     if before is not None:
-        rivals.insert(0, fetch_registered(uri, f"models:/{candidate.name}/{before}", field=CHAMPION))
-    gates = [_evaluated(client, candidate, whole, split), _audited(client, candidate)]
-    gates += [_unseen(client, rival, whole, split) for rival in rivals]
-    answers = [_answers(rival, pool, split, target) for rival in rivals]
+        known, obstacle = _champion(uri, question, candidate.name, before)
+        if known is not None:
+            outputs[f"version {before}"] = [[known]]
+        instead = f"not compared: {obstacle}. The controls without EEG are asked instead"
+        gates.append(Gate(f"champion, version {before}", True, instead if obstacle else "judged on the same windows"))
+    found, obstacle = _answers(question, candidate)
     summary = None
-    if all(found is not None for found in answers):
-        outputs = {_named(rival): [[found]] for rival, found in zip(rivals, answers, strict=True) if found is not None}
-        summary = summarise_target([target], [split], outputs, clips=clips_of(pool.metadata))
-        gates += _better(summary, limits.margin, crowned=before is not None)
-        gates.append(_calibrated(summary, limits.calibration_error))
+    if found is None:
+        gates.append(Gate("better", False, f"version {candidate.version} {obstacle}"))
     else:
-        silent = [_named(rival) for rival, found in zip(rivals, answers, strict=True) if found is None]
-        gates.append(
-            Gate("better", False, f"{' and '.join(silent)} does not answer {', '.join(classes_of(target)) or 'points'}")
-        )
+        outputs[f"version {candidate.version}"] = [[found]]
+        summary = summarise_target([target], [question.split], outputs, clips=clips_of(pool.metadata))
+        gates += _better(summary, limits.margin, crowned=len(outputs) > 1)
+        gates.append(_calibrated(summary, limits.calibration_error))
     gates += [_fast(candidate, limits.latency_ms), _round_trip(uri, client, candidate)]
-    simulated = store.is_simulated(settings.corpora) or any(r.servable.card.trained_on.simulated for r in rivals)
     promotion = Promotion(candidate.name, candidate.version, before, tuple(gates), summary, simulated)
     if promotion.passed and move:
-        crown(client, candidate.name, candidate.version, [asdict(gate) for gate in gates])
+        crown(client, candidate.name, candidate.version, [asdict(gate) for gate in gates], instead_of=before)
     return promotion
 
 
-def _named(model: Registered) -> str:
-    return f"version {model.version}"
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What versions are judged by: the test windows of the declared protocol."""
+
+    client: MlflowClient
+    store: ShardStore
+    pool: WindowPool
+    target: Target
+    whole: Split
+    split: Split
 
 
-def _evaluated(client: MlflowClient, model: Registered, whole: Split, split: Split) -> Gate:
-    """Its own run must have scored this very split."""
+def _champion(uri: str, question: _Question, name: str, version: str) -> tuple[Floats | None, str]:
+    """The champion's answers, or None and why they cannot be compared: nothing of it may bar all others for good."""
+    try:
+        model = fetch_registered(uri, f"models:/{name}/{version}", field=CHAMPION)
+    except (RequestError, DataError) as error:
+        return None, str(error)
+    for gate in (_unseen(question, model), _made_alike(question, model)):
+        if not gate.passed:
+            return None, gate.said
+    return _answers(question, model)
+
+
+def _evaluated(question: _Question, model: Registered) -> Gate:
+    """Its own run must have scored this very split of these very windows."""
+    client, split = question.client, question.split
     found = _artifact(client, _run_of(client, model), "split.json")
     if found is None:
         return Gate("evaluation", False, "its run has no evaluation; train and register it with jobs/finetune.py")
-    if found.get("hash") not in (whole.hash, split.hash):
+    if found.get("hash") not in (question.whole.hash, split.hash):
         return Gate(
             "evaluation",
             False,
             f"its run was evaluated under {found.get('protocol')}, hash {str(found.get('hash'))[:12]}; declared is "
             f"{split.protocol}, hash {split.hash[:12]}",
         )
-    return Gate("evaluation", True, f"under {split.protocol}, hash {split.hash[:12]}")
+    scored = client.get_run(_run_of(client, model)).data.tags.get(SCORED_ON, "not known")
+    windows = question.store.manifest.hash_of(question.pool.corpora)
+    if scored != windows:
+        said = f"on windows {scored[:12]}, the store now holds {windows[:12]}; train it again"
+        return Gate("evaluation", False, said)
+    return Gate("evaluation", True, f"under {split.protocol}, hash {split.hash[:12]}, windows {windows[:12]}")
+
+
+def _made_alike(question: _Question, model: Registered) -> Gate:
+    """It must have learned from windows that were cleaned as these were."""
+    asked = model.servable.card.settings.model_dump(mode="json")
+    if different := settings_that_differ("signal", question.store.manifest.settings, asked, here="in the model"):
+        return Gate("signal", False, "; ".join(different))
+    return Gate("signal", True, "its windows were cleaned as those of the store")
 
 
 def _audited(client: MlflowClient, model: Registered) -> Gate:
@@ -164,41 +209,45 @@ def _audited(client: MlflowClient, model: Registered) -> Gate:
     return Gate("audit", True, "no leak, none accepted by hand")
 
 
-def _unseen(client: MlflowClient, model: Registered, whole: Split, split: Split) -> Gate:
+def _unseen(question: _Question, model: Registered) -> Gate:
     """Nobody who is tested may be in what it learned from, unless the protocol says so and it kept to it."""
-    name = f"unseen, {_named(model)}"
+    client = question.client
     if (found := _artifact(client, _run_of(client, model), "split.json")) and found.get("hash") in (
-        whole.hash,
-        split.hash,
+        question.whole.hash,
+        question.split.hash,
     ):
-        return Gate(name, True, "trained under this very split")
+        return Gate("unseen", True, "trained under this very split")
     corpora = model.servable.card.trained_on.corpora
-    tested = set(whole.subjects["test"])
+    tested = set(question.split.subjects["test"])
     known = {f"{corpus}/{subject}" for corpus, facts in corpora.items() for subject in facts.subjects}
     if both := sorted(tested & known):
-        return Gate(name, False, f"it has learned from {len(both)} of {len(tested)} test subjects, such as {both[0]}")
+        said = f"it has learned from {len(both)} of {len(tested)} test subjects, such as {both[0]}"
+        return Gate("unseen", False, said)
     if not all(facts.subjects for facts in corpora.values()):
-        return Gate(name, False, "whom it has learned from is not known; register it again")
-    return Gate(name, True, f"none of {len(tested)} test subjects was learned from")
+        return Gate("unseen", False, "whom it has learned from is not known; register it again")
+    return Gate("unseen", True, f"none of {len(tested)} test subjects was learned from")
 
 
-def _answers(model: Registered, pool: WindowPool, split: Split, target: Target) -> Floats | None:
-    """(n, K) probabilities or (n, 2) points of the test windows; None where the model does not answer the question."""
-    servable = model.servable
-    if target.points is not None:
+def _answers(question: _Question, model: Registered) -> tuple[Floats | None, str]:
+    """(n, K) probabilities or (n, 2) points of the test windows; None, and why, where there are none to score."""
+    servable, rows = model.servable, question.split.test
+    if question.target.points is not None:
         columns = ["valence", "arousal"] if servable.card.plane else []
+        asked: tuple[str, ...] = ("points",)
     else:
-        asked = classes_of(target)
-        columns = [f"p_{name}" for name in asked] if tuple(asked) == servable.card.classes else []
+        asked = tuple(classes_of(question.target))
+        columns = [f"p_{name}" for name in asked] if asked == servable.card.classes else []
     if not columns:
-        return None
-    found = np.full((len(split.test), len(columns)), np.nan)
-    for first in range(0, len(split.test), _AT_ONCE):
-        for places, windows, channels, sfreq_hz in pool.read(split.test[first : first + _AT_ONCE]):
+        return None, f"does not answer {', '.join(asked)}"
+    found = np.full((len(rows), len(columns)), np.nan)
+    for first in range(0, len(rows), _AT_ONCE):
+        for places, windows, channels, sfreq_hz in question.pool.read(rows[first : first + _AT_ONCE]):
             # Scale 1: what a store holds was let pass by ingest.
             answered = servable.answer(torch.from_numpy(windows), torch.ones(len(windows)), channels, sfreq_hz)
             found[first + places] = answered[columns].to_numpy()
-    return found
+    if silent := int((~np.isfinite(found)).any(axis=1).sum()):
+        return None, f"gives no number for {silent} of {len(rows)} test windows"
+    return found, ""
 
 
 def _better(summary: TargetSummary, margin: float, *, crowned: bool) -> list[Gate]:
@@ -208,15 +257,20 @@ def _better(summary: TargetSummary, margin: float, *, crowned: bool) -> list[Gat
     mine = per_subject(summary.target, summary.true, [own.outputs], summary.subjects)
     gates = []
     for other in others:
-        found = compare_subjects(mine, per_subject(summary.target, summary.true, [other.outputs], summary.subjects))
-        name = f"better than {other.method}"
-        if np.isnan(found.low):
-            gates.append(Gate(name, False, f"{found.mean:+.3f} on 1 subject: no interval; declare more test subjects"))
+        theirs = per_subject(summary.target, summary.true, [other.outputs], summary.subjects)
+        differences = np.array([mine[subject] - theirs[subject] for subject in sorted(mine)])
+        name, n_subjects = f"better than {other.method}", len(differences)
+        if n_subjects < _LEAST_SUBJECTS:
+            said = f"{differences.mean():+.3f} over {n_subjects} subjects; at least {_LEAST_SUBJECTS} must be tested"
+            gates.append(Gate(name, False, said))
             continue
-        passed = bool(found.low > margin)
-        said = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] over {found.n_subjects} subjects"
+        # Student's: a bootstrap over a handful of people promises too much.
+        half = float(stats.t.ppf(0.975, n_subjects - 1) * stats.sem(differences))
+        low, high = differences.mean() - half, differences.mean() + half
+        passed = bool(low > margin)
+        said = f"{differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] over {n_subjects} subjects"
         if not passed:
-            said += f"; the lower end must be above {margin:g}, {margin - found.low:.3f} short"
+            said += f"; the lower end must be above {margin:g}, {margin - low:.3f} short"
             if other.method == "clip's labels" and "clips" in summary.splits[0].shares:
                 said += ". Clips are shared: declare a protocol that keeps them apart, such as subjects_and_clips"
         gates.append(Gate(name, passed, said))
@@ -266,9 +320,17 @@ def _round_trip(uri: str, client: MlflowClient, model: Registered) -> Gate:
                 return Gate(name, False, "it has no signature")
             told, answer = Path(scratch, "input.json"), Path(scratch, "answer.json")
             told.write_text(json.dumps(example), encoding="utf-8")
-            mlflow.models.predict(
-                folder, input_path=str(told), content_type="json", output_path=str(answer), env_manager="local"
+            # A process of its own, where the version's code is found before this one's.
+            command = [sys.executable, "-m", "mlflow", "models", "predict", "-m", folder, "--env-manager", "local"]
+            command += ["--content-type", "json", "-i", str(told), "-o", str(answer)]
+            outside = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+            # Of this interpreter, on a folder that was just fetched.
+            done = subprocess.run(  # noqa: S603
+                command, cwd=scratch, env=outside, capture_output=True, text=True, check=False
             )
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+                return Gate(name, False, f"MLflow cannot serve its own example: {last[:200]}")
             answered = pd.DataFrame(json.loads(answer.read_text(encoding="utf-8"))["predictions"])
     except (MlflowException, OSError, ValueError, KeyError) as error:
         return Gate(name, False, f"MLflow cannot serve its own example: {' '.join(str(error).split())[:200]}")
@@ -281,13 +343,17 @@ def _round_trip(uri: str, client: MlflowClient, model: Registered) -> Gate:
     )
     if list(answered.columns) != list(own.columns):
         return Gate(name, False, f"it answers {list(answered.columns)}, its weights {list(own.columns)}")
-    apart = max(
-        float(np.abs(np.stack(answered[column].tolist()) - np.stack(own[column].tolist())).max())
-        for column in own.columns
-        if column != "flags" and own[column].notna().all()
-    )
+    apart = max(_apart(answered[column], own[column]) for column in own.columns if column != "flags")
     said = f"its example through MLflow in another process: largest difference {apart:.1e}"
     return Gate(name, apart <= _TOLERANCE, said)
+
+
+def _apart(one: pd.Series[Any], other: pd.Series[Any]) -> float:
+    """Largest difference of two columns of numbers, or of lists of them; where one alone has none, infinite."""
+    first, second = (np.array(column.tolist(), dtype=np.float64) for column in (one, other))
+    if not np.array_equal(np.isnan(first), np.isnan(second)):
+        return float("inf")
+    return float(np.nan_to_num(np.abs(first - second)).max())
 
 
 def _run_of(client: MlflowClient, model: Registered) -> str:

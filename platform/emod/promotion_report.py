@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from emod.errors import DataError, RequestError
+from emod.errors import DataError
 from emod.promoting import Promotion
-from emod.storage import redact
+from emod.tracking import find_version
 
 __all__ = ["print_card", "print_promotion"]
 
@@ -56,14 +54,4 @@ def print_card(uri: str, wanted: str) -> None:
     Raises:
         RequestError: If there is no such version.
     """
-    client = MlflowClient(uri)
-    name, _, which = wanted.removeprefix("models:/").replace("@", "/@").partition("/")
-    try:
-        version = (
-            client.get_model_version_by_alias(name, which[1:])
-            if which.startswith("@")
-            else client.get_model_version(name, which)
-        )
-    except MlflowException as error:
-        raise RequestError(f"{wanted}: {' '.join(str(error).split())} ({redact(uri)}); name another") from None
-    print(version.description)
+    print(find_version(uri, wanted, field="--version").description)

@@ -133,7 +133,7 @@ def print_summary(
         priors = ", ".join(f"{name} {share:.1%}" for name, share in target.priors.items())
         console.print(f"{target.rule}; classes {priors}", highlight=False)
     for outcome in outcomes:
-        console.print(f"registered  models:/emod@{outcome.alias}  (version {outcome.model_version})", highlight=False)
+        console.print(f"registered  {outcome.registered}", highlight=False)
     console.print(f"recordings  {redact(report_url(store))}", highlight=False, soft_wrap=True)
     console.print(f"pictures    {pictures[0].parent}", highlight=False)
     console.print(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,7 +80,7 @@ def render_sweep(swept: Swept, *, command: str, best_command: str, when: datetim
     )
     if swept.simulated:
         add_banner(header, "SIMULATED RECORDINGS", "Nothing on this page says anything about people.")
-    known = [trial for trial in _ordered(swept) if trial.curve]
+    known = [trial for trial in _ordered(swept) if trial.score is not None]
     section = add_section(main, "The best trial", "best")
     add_element(
         section,
@@ -127,7 +128,10 @@ def render_sweep(swept: Swept, *, command: str, best_command: str, when: datetim
         "Hoos and Leyton-Brown 2014). A trial that was given up counts with the score it had.",
         f"With fewer than {_LEAST_TRIALS} trials, or equal scores, nothing can be said of the settings.",
     )
-    values = {name: [_value(swept, trial, name) for trial in known] for name in settings.space}
+    values = {
+        name: [math.nan if _is_off(swept, trial, [name]) else _value(swept, trial, name) for trial in known]
+        for name in settings.space
+    }
     log = [name for name, dimension in settings.space.items() if dimension.log]
     section = add_section(main, "Score against each setting", "settings")
     add_figure(
@@ -162,10 +166,10 @@ def render_sweep(swept: Swept, *, command: str, best_command: str, when: datetim
 
 def setting_worth(swept: Swept) -> dict[str, float]:
     """Setting -> share of the scores' variance that it explains; empty where that cannot be told."""
-    known = [trial for trial in swept.trials if trial.curve and trial.score is not None]
+    space = swept.settings.space
+    known = [trial for trial in swept.trials if trial.score is not None and not _is_off(swept, trial, space)]
     if len(known) < _LEAST_TRIALS or len({trial.score for trial in known}) < 3:
         return {}
-    space = swept.settings.space
     study = optuna.create_study(direction="maximize")
     for trial in known:
         values = {name: _value(swept, trial, name) for name in space}
@@ -196,6 +200,11 @@ def _distribution(dimension: Dimension, values: Sequence[Any]) -> BaseDistributi
 def _value(swept: Swept, trial: SweepTrial, name: str) -> Any:
     """What a trial began with."""
     return trial.path.values.get(name, getattr(swept.experiment.finetune, name))
+
+
+def _is_off(swept: Swept, trial: SweepTrial, names: Iterable[str]) -> bool:
+    """Whether one of them, such as patience, has no value that could be compared."""
+    return any(_value(swept, trial, name) is None for name in names)
 
 
 def _row(swept: Swept, trial: SweepTrial) -> list[str]:

@@ -43,6 +43,7 @@ from emod.tracking import (
     register_model,
     tracking_uri,
 )
+from emod.tracking.champion import version_of
 from emod.training import (
     Finetuned,
     Pretrained,
@@ -70,6 +71,7 @@ from emod.training.study import (
 )
 
 __all__ = [
+    "SCORED_ON",
     "FinetuneOutcome",
     "check_request",
     "classes_of",
@@ -87,6 +89,8 @@ __all__ = [
 ]
 
 
+# Tag of a fine-tuning's run: the manifest of the windows it was scored on.
+SCORED_ON = "emod.scored_windows"
 # Sections that decide nothing of a single training: other comparisons may start from the same one.
 _COMPARISONS = ("ablation", "evaluate", "simulate")
 
@@ -98,7 +102,7 @@ _STEPS_COUNTED = 1000
 class FinetuneOutcome:
     """One fine-tuned target: the classifier, its scores on the test subjects, and where it is registered.
 
-    ``simulated`` says whether anything it learned from was.
+    ``registered`` says it in words; ``simulated`` whether anything it learned from was.
     """
 
     corpus: str
@@ -106,7 +110,7 @@ class FinetuneOutcome:
     evaluation: Evaluation | PlaneEvaluation
     run_id: str
     model_version: str
-    alias: str
+    registered: str
     simulated: bool
 
 
@@ -206,14 +210,12 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
 
 
-def finetune_and_register(
-    experiment: Experiment, store: ShardStore, pretrained: Pretrained, *, name: str = "emod"
-) -> list[FinetuneOutcome]:
+def finetune_and_register(experiment: Experiment, store: ShardStore, pretrained: Pretrained) -> list[FinetuneOutcome]:
     """Fine-tunes each target, scores the test subjects once, and registers the model. Ray must be running.
 
     The first target's model gets the alias ``candidate``, any other ``candidate-<target>``.
     """
-    settings = _finetune_settings(experiment)
+    settings, name = _finetune_settings(experiment), experiment.promote.name
     uri = check_request(experiment, store)
     client = MlflowClient(uri)
     claims = {target: claim_finetuning(experiment, store, pretrained, target) for target in settings.targets}
@@ -227,6 +229,7 @@ def finetune_and_register(
         log_store(client, run_id, experiment, store, simulated=simulated)
         # The backbone may come from another store, or from windows that are in no version any more.
         client.set_tag(run_id, "emod.backbone_manifest", pretrained.manifest_hash)
+        client.set_tag(run_id, SCORED_ON, store.manifest.hash_of(settings.corpora))
         client.set_tag(run_id, "emod.backbone_corpora", ",".join(sorted(pretrained.seen)))
         findings = audit_finetuning(experiment, store, pretrained, target)
         client.log_dict(run_id, {"audit": [finding.record() for finding in findings]}, "audit.json")
@@ -248,7 +251,7 @@ def finetune_and_register(
             else:
                 model, plane = classifier, fit_plane_head(classifier.backbone, store, rows_of)
             alias = "candidate" if number == 0 else f"candidate-{target}"
-            version = _registered_before(client, name, run_id, experiment.serving) or register_model(
+            version = _registered_before(client, name, run_id, experiment.serving, alias) or register_model(
                 uri=uri,
                 run_id=run_id,
                 model=model,
@@ -261,11 +264,15 @@ def finetune_and_register(
                     manifest=store.manifest.hash_of(tuple(rows_of)),
                     simulated=simulated,
                     corpora=_trained_corpora(store, pretrained, rows_of),
+                    backbone_manifest=pretrained.manifest_hash,
                 ),
                 name=name,
                 alias=alias,
             )
-        outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, alias, simulated))
+        newest = version_of(client, name, alias)
+        word = f"alias {alias}" if newest == version else f"before {alias}, which is version {newest}"
+        registered = f"{name} version {version}, {word}"
+        outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, registered, simulated))
     return outcomes
 
 
@@ -329,7 +336,7 @@ def summarise(outcomes: list[FinetuneOutcome]) -> list[str]:
     simulated = any(outcome.simulated for outcome in outcomes)
     lines = ["SIMULATED recordings: these numbers say nothing about people"] if simulated else []
     for outcome in outcomes:
-        registered = f"registered as emod version {outcome.model_version}, alias {outcome.alias}"
+        registered = f"registered as {outcome.registered}"
         if isinstance(outcome.evaluation, PlaneEvaluation):
             found, control = outcome.evaluation.scores, outcome.evaluation.mean_point
             axes = ", ".join(
@@ -446,15 +453,21 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]
             yield f"{name}.{key}", value
 
 
-def _registered_before(client: MlflowClient, name: str, run_id: str, serving: ServingSettings) -> str | None:
+def _registered_before(
+    client: MlflowClient, name: str, run_id: str, serving: ServingSettings, alias: str
+) -> str | None:
     """The version that this very run registered with these serving settings, if it did.
 
-    A finished run that is repeated changes nothing; with other serving settings it registers a version of its own.
+    A finished run that is repeated changes nothing; with other serving settings it registers a version of its own. What
+    a crash left without its alias gets it now, unless a newer one has it.
     """
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     wanted = serving.model_dump_json()
     plain = ServingSettings().model_dump_json()  # of a version without the tag, which is from before there were any
-    return next((str(each.version) for each in found if each.tags.get("emod.serving", plain) == wanted), None)
+    version = next((str(each.version) for each in found if each.tags.get("emod.serving", plain) == wanted), None)
+    if version is not None and int(version_of(client, name, alias) or 0) < int(version):
+        client.set_registered_model_alias(name, alias, version)
+    return version
 
 
 def log_store(client: MlflowClient, run_id: str, experiment: Experiment, store: ShardStore, *, simulated: bool) -> None:

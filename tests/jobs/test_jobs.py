@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from emod.catalog import dump_yaml, load_experiment
 from emod.tracking import tracking_uri
+from emod.tracking.champion import champion_of, crown
 from tests.jobs.conftest import ENVIRONMENT, ROOT, Job, Told, assert_refused
 from tests.training.tiny_store import TINY, write_tiny_store
 
@@ -146,6 +147,19 @@ def test_a_registry_without_the_model_is_told(job: Job, no_ray: None, tmp_path: 
     MlflowClient(tracking_uri(f"{tmp_path}/runs")).search_experiments()
     assert_refused(job("register", *runs, "--rollback"), 2, "promote.name = emod: no registered model")
     assert_refused(job("register", *runs, "--card"), 2, "models:/emod@candidate", "name another")
+
+
+def test_a_dry_rollback_moves_nothing(job: Job, no_ray: None, tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri(f"{tmp_path}/runs"))
+    client.create_registered_model("emod")
+    for number in ("1", "2"):
+        client.create_model_version("emod", f"/nowhere/{number}")
+        crown(client, "emod", number, [], instead_of=champion_of(client, "emod"))
+    flags = ["--set", f"addresses.runs={tmp_path}/runs", "--rollback"]
+    assert job("register", *flags, "--dry-run").out == "champion of emod: would be version 1, no longer 2\n"
+    assert champion_of(client, "emod") == "2"
+    assert job("register", *flags).out == "champion of emod: version 1, no longer 2\n"
+    assert champion_of(client, "emod") == "1"
 
 
 def test_quickstart_wants_both_or_neither(job: Job, no_ray: None) -> None:

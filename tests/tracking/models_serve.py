@@ -40,12 +40,16 @@ def models_serve(python: Path, uri: str, model_uri: str, folder: Path) -> Abstra
     return answering([python, "-m", "mlflow", *words], environment, folder, ready="ping")
 
 
+def _refuse(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
 def post(address: str, inputs: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[int, Any]:
     """Status, and the rows or the message."""
     body = json.dumps({"inputs": inputs, "params": params}).encode()
     request = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
-            return answer.status, json.loads(answer.read())["predictions"]
+            return answer.status, json.loads(answer.read(), parse_constant=_refuse)["predictions"]
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

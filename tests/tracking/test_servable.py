@@ -164,7 +164,8 @@ def test_electrodes_and_rates_it_never_saw_are_flagged(servable: Servable, eeg_u
         ({"channels": (*CHANNELS[:9], "EKG")}, r"electrode 'EKG' is not a 10-10 name \(nearest: .*\): "),
         ({"sfreq_hz": 0.0}, r"sfreq_hz = 0: give the sampling rate of signal in Hz"),
         ({"sfreq_hz": float("nan")}, r"sfreq_hz = nan: give the sampling rate"),
-        ({"sfreq_hz": 0.128}, r"band_hz starts at 0.3 Hz, at or above the Nyquist frequency"),
+        ({"sfreq_hz": 0.128, "cleaned": True}, r"give Hz, not kHz$"),  # or for memory without end
+        ({"sfreq_hz": 0.128}, r"of a fifth of a second holds no sample; give Hz, not kHz$"),
         ({"signal_uv": np.zeros((0, 10, 256), np.float32)}, r"^signal holds 0 windows: give at least one$"),
         ({"signal_uv": np.zeros((2, 10, 0), np.float32)}, r"of shape \(2, 10, 0\): give numbers of shape"),
         ({"signal_uv": np.ones((1, 10, 127))}, r"127 samples at 128 Hz, 0.992 s: give windows of 1 s or longer$"),
@@ -296,6 +297,22 @@ def test_any_length_from_a_second_and_other_rates(
     assert np.isfinite(np.stack(frame["embedding"].to_list())).all()
     swapped = servable.predict(noise_uv[:, ::-1], ("O1", "Fp2", "C3"), sfreq_hz=sfreq_hz, cleaned=False)
     np.testing.assert_allclose(swapped["valence"], frame["valence"], atol=1e-5)
+
+
+def test_electrodes_that_do_not_move_are_told(servable: Servable, eeg_uv: Array) -> None:
+    """Ingest would have mended them; here they are part of the average reference."""
+    windows = eeg_uv[:3].copy()
+    windows[1, 2], windows[1, 8], windows[2] = 12.0, 0.0, 3.0
+    frame = servable.predict(windows, CHANNELS, sfreq_hz=128.0, cleaned=False)
+    assert list(frame["flags"]) == ["", "flat_electrodes=F3+O1", "flat"]
+
+
+def test_numbers_of_any_kind_are_the_same_numbers(servable: Servable, eeg_uv: Array) -> None:
+    whole = np.round(eeg_uv[:2])
+    wanted = servable.predict(whole, CHANNELS, sfreq_hz=128.0, cleaned=False)["valence"]
+    for kind in (">f4", ">f8", "i2", "i8", "f2", "g"):
+        found = servable.predict(whole.astype(kind), CHANNELS, sfreq_hz=128.0, cleaned=False)["valence"]
+        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=kind)
 
 
 def test_a_card_from_before_serving_settings_still_loads(folder: Path, tmp_path: Path) -> None:

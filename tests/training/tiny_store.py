@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,10 @@ class PretrainRun:
 
 
 def write_tiny_store(
-    url: str, shapes: dict[str, tuple[tuple[str, ...], float, float]] = SHAPES, settings: dict[str, Any] | None = None
+    url: str,
+    shapes: dict[str, tuple[tuple[str, ...], float, float]] = SHAPES,
+    settings: dict[str, Any] | None = None,
+    subjects: Sequence[str] = SUBJECTS,
 ) -> None:
     """Writes corpora of these shapes; the first two electrodes swing with valence and with arousal."""
     corpora = {}
@@ -57,7 +61,7 @@ def write_tiny_store(
         n_samples = int(sfreq_hz * window_s)
         time_s = np.arange(n_samples) / sfreq_hz
         parts = []
-        for subject in SUBJECTS:
+        for subject in subjects:
             rows: list[dict[str, Any]] = []
             for index in range(WINDOWS_PER_SUBJECT):
                 word = list(WORDS)[index % len(WORDS)] if corpus == "seed_iv" else None
@@ -99,9 +103,9 @@ def write_tiny_store(
             channels=channels,
             sfreq_hz=sfreq_hz,
             window_s=window_s,
-            n_windows=len(SUBJECTS) * WINDOWS_PER_SUBJECT,
-            n_recordings=len(SUBJECTS),
-            n_subjects=len(SUBJECTS),
+            n_windows=len(subjects) * WINDOWS_PER_SUBJECT,
+            n_recordings=len(subjects),
+            n_subjects=len(subjects),
             shards=shards,
             problems=(),
             cleaning={},

@@ -135,3 +135,15 @@ def test_a_population_varies_what_can_change_on_the_way() -> None:
     assert isinstance(found, Experiment)
     assert found.sweep is not None
     assert not found.sweep.stops
+
+
+def test_settings_that_bound_each_other_may_both_vary() -> None:
+    """A trial is held against its own values, not against all that others may have."""
+    space = "{learning_rate: {low: 1.0e-5, high: 1.0e-2}, final_learning_rate: {low: 1.0e-8, high: 1.0e-5}}"
+    experiment = load_experiment("sweep", [f"sweep.space={space}", "finetune.learning_rate=0.001"])
+    assert experiment.finetune is not None
+    trial = trial_experiment(experiment, TrialPath({"learning_rate": 2e-6, "final_learning_rate": 1e-7})).finetune
+    assert trial is not None
+    assert (trial.learning_rate, trial.final_learning_rate) == (2e-6, 1e-7)
+    with pytest.raises(RequestError, match="a cosine falls"):
+        trial_experiment(experiment, TrialPath({"learning_rate": 2e-6, "final_learning_rate": 1e-5}))

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from emod.catalog import Experiment, with_overrides
 from emod.errors import RequestError
@@ -110,12 +111,16 @@ def test_a_trial_that_cannot_be_trained_ends_nothing(swept: Swept) -> None:
 
 
 def test_some_are_given_up_and_it_costs_less(swept: Swept) -> None:
-    lengths = {len(trial.curve) for trial in swept.trials if trial.curve}
+    trained = [trial for trial in swept.trials if trial.curve]
+    lengths = {len(trial.curve) for trial in trained}
     assert EPOCHS in lengths
     assert lengths <= {2, EPOCHS}  # rungs, and the end
     for trial in swept.trials:
         if 0 < len(trial.curve) < EPOCHS:
             assert trial.ended == f"given up after epoch {len(trial.curve)}"
+    # Whoever is best at the rung goes on.
+    at_rung = {trial.number: max(trial.curve[:2]) for trial in trained}
+    assert max(at_rung[trial.number] for trial in trained if len(trial.curve) == EPOCHS) == max(at_rung.values())
     assert swept.epochs == sum(len(trial.curve) for trial in swept.trials) < swept.epochs_in_full
 
 
@@ -219,6 +224,21 @@ def test_the_page_says_what_a_person_asks(swept: Swept) -> None:
     assert "https://" not in page
 
 
+def test_a_setting_that_is_off_in_some_trials_is_no_obstacle(swept: Swept) -> None:
+    """Patience varies where classes are balanced; elsewhere it is null, which no axis has a place for."""
+    space = (
+        "{class_weights: {choices: [balanced, none]}, patience: {low: 2, high: 9, when: {class_weights: [balanced]}}}"
+    )
+    experiment = with_overrides(swept.experiment, [f"sweep.space={space}"])
+    trials = []
+    for number in range(1, 17):
+        values = {"class_weights": "balanced", "patience": 2 + number % 8} if number % 2 else {"class_weights": "none"}
+        trials.append(SweepTrial(number, TrialPath(values), number / 20, 1, (number / 20,), 1.0, "trained to its end"))
+    changed = replace(swept, experiment=experiment, trials=tuple(trials))
+    assert setting_worth(changed).keys() <= {"class_weights", "patience"}
+    assert "Score against each setting" in render_sweep(changed, command="a", best_command="b")
+
+
 def worth(swept: Swept, score: Callable[[int, float], float]) -> dict[str, float]:
     """Of trials whose scores follow a rule."""
     trials = []
@@ -247,7 +267,6 @@ from emod.sweeping import sweep, record_of
 from emod.training import load_backbone
 from emod.tuning.trial import TrialPath
 from emod.workflow import on_ray
-from tests.servers import mlflow_server
 import json
 experiment = Experiment.model_validate_json(open({experiment!r}).read())
 with on_ray(num_cpus=2, quiet=True):
@@ -266,7 +285,7 @@ def drive(experiment: Experiment, folder: Path, kill_when: Callable[[], bool] | 
         experiment=str(folder / "experiment.json"),
         answer=str(answer),
     )
-    environment = {**os.environ, "TUNE_GLOBAL_CHECKPOINT_S": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)
     if kill_when is None:
         assert process.wait(timeout=900) == 0
@@ -278,6 +297,14 @@ def drive(experiment: Experiment, folder: Path, kill_when: Callable[[], bool] | 
     process.wait()
     assert not answer.exists()
     return []
+
+
+def runs_of(client: MlflowClient) -> list[Run]:
+    """Trials in MLflow."""
+    found = client.get_experiment_by_name("tests")
+    if found is None:
+        return []
+    return list(client.search_runs([found.experiment_id], filter_string="tags.`emod.stage` = 'trial'"))
 
 
 @pytest.mark.long
@@ -294,11 +321,7 @@ def test_a_sweep_that_is_killed_goes_on(
     client = MlflowClient(uri)
 
     def ended() -> list[str]:
-        found = client.get_experiment_by_name("tests")
-        if found is None:
-            return []
-        trials = client.search_runs([found.experiment_id], filter_string="tags.`emod.stage` = 'trial'")
-        return [run.info.run_id for run in trials if run.info.status in ("FINISHED", "FAILED")]
+        return [run.info.run_id for run in runs_of(client) if run.info.status in ("FINISHED", "FAILED")]
 
     drive(experiment, tmp_path / "first", kill_when=lambda: len(ended()) >= 3)
     before = set(ended())
@@ -308,7 +331,11 @@ def test_a_sweep_that_is_killed_goes_on(
     assert len(ended()) == 6  # one run a trial: none was started again under another name
     for trial in trials:
         if not trial["failed"]:
-            path = [f"finetune.{name}={value}" for name, value in trial["path"]["values"].items()]
+            path = ["sweep=", *(f"finetune.{name}={value}" for name, value in trial["path"]["values"].items())]
+            (run,) = [each for each in runs_of(client) if each.info.run_name.endswith(f"{trial['number']:03d}")]
+            history = client.get_metric_history(run.info.run_id, "validation")
+            assert [(point.step, point.value) for point in history] == list(enumerate(trial["curve"], start=1))
+            assert trial["ended"] == f"trained to its end, epoch {EPOCHS}"
             assert trial["curve"] == curve_alone(with_overrides(experiment, path), store)
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from emod.tracking.registered import Registered, fetch_registered, registry_uri
+from emod.tracking.registered import Registered, fetch_registered, find_version, registry_uri
 from emod.tracking.registry import register_model
 from emod.tracking.runs import MetricLog, check_reachable, ensure_run, finish, log_experiment, log_lineage, tracking_uri
 from emod.tracking.servable import ModelCard, Servable, TrainedCorpus, TrainedOn, load_servable, save_servable
@@ -20,6 +20,7 @@ __all__ = [
     "check_reachable",
     "ensure_run",
     "fetch_registered",
+    "find_version",
     "finish",
     "load_servable",
     "log_experiment",

@@ -45,7 +45,10 @@ def describe_model(card: ModelCard, *, width: int, results: Sequence[str] = ()) 
             f"- **{name}**: {people}, {len(corpus.channels)} electrodes, {corpus.sfreq_hz:g} Hz. "
             f"Licence: {corpus.licence} {corpus.citation}".rstrip()
         ]
-    lines += ["", f"Windows: manifest `{card.trained_on.manifest or 'not known'}`.", ""]
+    lines += ["", f"Windows: manifest `{card.trained_on.manifest or 'not known'}`."]
+    if (before := card.trained_on.backbone_manifest) and before != card.trained_on.manifest:
+        lines += [f"The backbone's own: manifest `{before}`."]
+    lines += [""]
     lines += ["## Results under its protocol", ""]
     lines += list(results) or ["It has not been scored."]
     electrodes = sorted({channel for corpus in card.trained_on.corpora.values() for channel in corpus.channels})

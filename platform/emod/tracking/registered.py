@@ -14,15 +14,16 @@ from pathlib import Path
 
 import mlflow.artifacts
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from emod.catalog import Experiment
-from emod.errors import RequestError
+from emod.errors import DataError, RequestError
 from emod.storage import exists, is_local, join, redact
 from emod.tracking.runs import check_reachable, tracking_uri
 from emod.tracking.servable import Servable, load_servable
 
-__all__ = ["Registered", "fetch_registered", "registry_uri"]
+__all__ = ["Registered", "fetch_registered", "find_version", "registry_uri"]
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -63,6 +64,29 @@ def registry_uri(experiment: Experiment) -> str:
     return uri
 
 
+def find_version(uri: str, wanted: str, *, field: str) -> ModelVersion:
+    """What the registry knows of the version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now.
+
+    Raises:
+        RequestError: If it names none, or MLflow refuses.
+    """
+    found = _REGISTERED.fullmatch(wanted)
+    if found is None:
+        raise RequestError(f"{field} = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = found["name"], found["alias"], found["version"]
+    client = MlflowClient(uri)
+    try:
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        raise _refused(uri, wanted, field, error) from None
+
+
+def _refused(uri: str, wanted: str, field: str, error: MlflowException) -> RequestError:
+    return RequestError(
+        f"{field} = {wanted}: {' '.join(str(error).split())} ({redact(uri)}); register it, or name another"
+    )
+
+
 def fetch_registered(uri: str, wanted: str, *, field: str) -> Registered:
     """The version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now.
 
@@ -75,14 +99,9 @@ def fetch_registered(uri: str, wanted: str, *, field: str) -> Registered:
         RequestError: If it names none, or MLflow refuses.
         DataError: If what is registered is damaged.
     """
-    found = _REGISTERED.fullmatch(wanted)
-    if found is None:
-        raise RequestError(f"{field} = {wanted}: give models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, number = found["name"], found["alias"], found["version"]
-    client = MlflowClient(uri)
+    version = find_version(uri, wanted, field=field)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file, above this project's lines
     try:
-        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
         with tempfile.TemporaryDirectory(prefix="emod-model-") as scratch:
             folder = mlflow.artifacts.download_artifacts(
                 artifact_uri=f"{version.source}/artifacts/emod", dst_path=scratch, tracking_uri=uri
@@ -91,7 +110,7 @@ def fetch_registered(uri: str, wanted: str, *, field: str) -> Registered:
             with Path(folder, "model.safetensors").open("rb") as stream:
                 weights = hashlib.file_digest(stream, "sha256").hexdigest()
     except MlflowException as error:
-        raise RequestError(
-            f"{field} = {wanted}: {' '.join(str(error).split())} ({redact(uri)}); register it, or name another"
-        ) from None
+        raise _refused(uri, wanted, field, error) from None
+    except DataError as error:
+        raise DataError(f"{version.name} version {version.version}: {error}") from None
     return Registered(str(version.name), str(version.version), servable, weights)

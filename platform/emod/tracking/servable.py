@@ -39,6 +39,9 @@ CARD = "card.json"
 # (project decision).
 PLAUSIBLE_SCALE_UV = (0.5, 500.0)
 
+# A token is a fifth of a second.
+LOWEST_HZ = 5.0
+
 # Bounds memory: attention over 62 electrodes x 50 tokens of so many windows takes some 100 MB a layer.
 WINDOWS_AT_ONCE = 32
 
@@ -54,11 +57,12 @@ class TrainedCorpus(Strict):
 
 
 class TrainedOn(Strict):
-    """Where the weights come from."""
+    """Where the weights come from: windows of ``manifest``, and of the backbone's where that learned from others."""
 
     manifest: str
     simulated: bool
     corpora: dict[str, TrainedCorpus] = Field(min_length=1)
+    backbone_manifest: str = ""
 
 
 class ModelCard(Strict):
@@ -189,9 +193,10 @@ class Servable:
             no_plane_head; untrained_electrodes, untrained_rate: not in any corpus it was trained on;
             nearest_sites=AF7+Fpz: these were answered with the rows of the trained sites nearest to them; left_out=EKG:
             answered as if it had not been given (names as in a URL, joined by plus signs); clipped: a sample beyond
-            the clip; units_suspect: the scale is not that of EEG in microvolt; flat: cleaning leaves nothing of it
-            (constant, or the same on all electrodes), not_finite: it holds NaN or infinity: every number of either is
-            NaN. Which of these are refused instead, the card's ``serving`` says.
+            the clip; units_suspect: the scale is not that of EEG in microvolt; flat_electrodes=F4+O1: these move by
+            less than ingest's ``quality.flat_uv`` and were answered as if they were EEG; flat: cleaning leaves nothing
+            of it (constant, or the same on all electrodes), not_finite: it holds NaN or infinity: every number of
+            either is NaN. Which of these are refused instead, the card's ``serving`` says.
 
         Raises:
             ValueError: One line with the value and the cure, if the input cannot be used.
@@ -212,7 +217,8 @@ class Servable:
         settings, serving = self.card.settings, self.card.serving
         part_uv = signal_uv[start : start + WINDOWS_AT_ONCE]
         # A copy either way: whose array it is must not change under the caller, nor be a view that torch cannot take.
-        part_uv = np.array(part_uv) if len(placed.kept) == part_uv.shape[1] else part_uv[:, placed.kept]
+        wide = np.float64 if part_uv.dtype.itemsize > 4 else np.float32
+        part_uv = np.array(part_uv if len(placed.kept) == part_uv.shape[1] else part_uv[:, placed.kept], dtype=wide)
         broken = ~np.isfinite(part_uv).all(axis=(1, 2))
         if broken.any():
             if serving.not_finite == "refuse":
@@ -222,6 +228,7 @@ class Servable:
                     f"{placed.names[electrode]}: leave that window out"
                 )
             part_uv[broken] = 0
+        still = np.ptp(part_uv, axis=2) < settings.quality.flat_uv
         windows_uv = torch.from_numpy(part_uv)
         cleaned_uv = windows_uv if cleaned else clean_windows(windows_uv, sfreq_hz, settings)
         windows, scale_uv = normalise_windows(cleaned_uv, settings.clip)
@@ -239,7 +246,11 @@ class Servable:
                 f"window {start + window} has a robust scale of {scale_uv[window]:.3g} microvolt, EEG has {low:g} to "
                 f"{high:g}: give microvolts, or leave that window out"
             )
-        return self._answer(windows, scale_uv, placed, sfreq_hz, not_finite)
+        dead = [
+            f"flat_electrodes={_listed(np.array(placed.names)[row].tolist())}" if row.any() and not row.all() else ""
+            for row in still
+        ]
+        return self._answer(windows, scale_uv, placed, sfreq_hz, not_finite, dead)
 
     @torch.inference_mode()
     def answer(self, windows: Tensor, scale_uv: Tensor, channels: Sequence[str], sfreq_hz: float) -> pd.DataFrame:
@@ -259,10 +270,17 @@ class Servable:
         """
         placed = self._place(channels)
         windows = windows if len(placed.kept) == windows.shape[1] else windows[:, placed.kept]
-        return self._answer(windows, scale_uv, placed, sfreq_hz, torch.zeros_like(scale_uv, dtype=torch.bool))
+        none = torch.zeros_like(scale_uv, dtype=torch.bool)
+        return self._answer(windows, scale_uv, placed, sfreq_hz, none, [""] * len(windows))
 
     def _answer(
-        self, windows: Tensor, scale_uv: Tensor, placed: _Placed, sfreq_hz: float, not_finite: Tensor
+        self,
+        windows: Tensor,
+        scale_uv: Tensor,
+        placed: _Placed,
+        sfreq_hz: float,
+        not_finite: Tensor,
+        dead: Sequence[str],
     ) -> pd.DataFrame:
         flat = scale_uv < FLAT_SCALE_UV
         embedding = self.backbone.embed(windows, placed.electrodes, sfreq_hz)
@@ -289,7 +307,8 @@ class Servable:
             "not_finite": not_finite.tolist(),
         }
         frame["flags"] = [
-            ",".join([*of_all, *(word for word, marked in marks.items() if marked[row])]) for row in range(len(windows))
+            ",".join(filter(None, [*of_all, dead[row], *(word for word, marked in marks.items() if marked[row])]))
+            for row in range(len(windows))
         ]
         return frame
 
@@ -361,6 +380,10 @@ class Servable:
             )
         if not (math.isfinite(sfreq_hz) and sfreq_hz > 0):
             raise ValueError(f"sfreq_hz = {sfreq_hz:g}: give the sampling rate of signal in Hz as a parameter")
+        if sfreq_hz < LOWEST_HZ:
+            raise ValueError(
+                f"sfreq_hz = {sfreq_hz:g}: the model's step of a fifth of a second holds no sample; give Hz, not kHz"
+            )
         # To the nearest sample: a second at 99.7 Hz may have 99 or 100 of them.
         if signal_uv.shape[2] <= sfreq_hz - 1:
             raise ValueError(

@@ -5,6 +5,7 @@ No mathematics here. Executing it declares the model, so it is named by path in 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from emod.tracking.servable import load_servable
+
+
+class _Answers(pd.DataFrame):  # type: ignore[misc]
+    """Rows whose NaN becomes null where MLflow makes JSON of them, which has no NaN."""
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> Any:
+        plain = pd.DataFrame(self)
+        lists = plain["embedding"].map(lambda row: [None if math.isnan(number) else number for number in row])
+        plain = plain.astype(object).where(plain.notna(), None).assign(embedding=lists)
+        return plain.to_dict(*args, **kwargs)
 
 
 class _Calls:
@@ -41,11 +52,13 @@ class _Calls:
         """
         given = params or {}
         try:
-            return self._servable.predict(
-                model_input["signal"],
-                list(model_input["channels"]),
-                sfreq_hz=float(given.get("sfreq_hz", 0.0)),
-                cleaned=bool(given.get("cleaned", False)),
+            return _Answers(
+                self._servable.predict(
+                    model_input["signal"],
+                    list(model_input["channels"]),
+                    sfreq_hz=float(given.get("sfreq_hz", 0.0)),
+                    cleaned=bool(given.get("cleaned", False)),
+                )
             )
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
@@ -54,7 +56,7 @@ class SweepTrial:
     Attributes:
         number: Its place in the order in which trials were drawn, from 1.
         path: The settings it went through.
-        score: Of its best epoch, on the validation windows; None if no epoch came to its end.
+        score: Of its best epoch, on the validation windows; None if no epoch came to its end, or it failed.
         best_epoch: From 1; 0 if there is none.
         curve: Score of each epoch.
         seconds: Its training took, without starts and stops.
@@ -114,7 +116,7 @@ def claim_sweep(experiment: Experiment, store: ShardStore, pretrained: Pretraine
         "seed": experiment.seed,
         "target": target,
         "finetune": finetune.model_dump(mode="json", exclude={*RESOURCE_FIELDS, "run_name", "targets", "backbone"}),
-        "sweep": sweep.model_dump(mode="json", exclude={"run_name", "concurrent"}),
+        "sweep": sweep.model_dump(mode="json", exclude={"run_name"}),
         "backbone": digest_of(pretrained.model),
         "manifest": store.manifest.hash_of(finetune.corpora),
     }
@@ -197,7 +199,7 @@ def _scheduler(sweep: SweepSettings, finetune: FinetuneSettings) -> TrialSchedul
         )
     if not sweep.stops:
         return FIFOScheduler()
-    return ASHAScheduler(
+    return _Asha(
         time_attr="epoch",
         max_t=finetune.epochs,
         grace_period=min(sweep.grace_epochs, finetune.epochs),
@@ -205,21 +207,30 @@ def _scheduler(sweep: SweepSettings, finetune: FinetuneSettings) -> TrialSchedul
     )
 
 
+class _Asha(ASHAScheduler):  # type: ignore[misc]
+    """ASHA whose rungs are filled again when a sweep goes on: Ray Tune does not write them down."""
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Told of each trial, in a sweep that goes on of those that had begun before."""
+        super().on_trial_add(tune_controller, trial)
+        epochs = json.loads((trial.last_result or {}).get("epochs", "[]"))
+        for rung, scores in self._trial_info[trial.trial_id]._rungs:
+            if rung <= len(epochs):
+                scores[trial.trial_id] = epochs[int(rung) - 1][SCORE]
+
+
 def _read(result: tune.Result) -> SweepTrial:
     told = result.metrics or {}
-    number = int(Path(result.path).name)  # as `trial_name` called it
     failed = result.error is not None or "failure" in told
-    ended = why_ended(told, result.error)
-    if "curve" not in told:
-        path = TrialPath.from_json(told["path"]) if "path" in told else TrialPath({})
-        return SweepTrial(number, path, None, 0, ended=ended, failed=failed)
+    epochs = json.loads(told.get("epochs", "[]"))
+    known = bool(epochs) and not failed
     return SweepTrial(
-        number,
-        TrialPath.from_json(told["path"]),
-        told[SCORE],
-        told["best_epoch"],
-        tuple(json.loads(told["curve"])),
-        told["seconds"],
-        ended,
-        failed,
+        number=int(Path(result.path).name),  # as `trial_name` called it
+        path=TrialPath.from_json(told["path"]) if "path" in told else TrialPath({}),
+        score=told[SCORE] if known else None,
+        best_epoch=told["best_epoch"] if known else 0,
+        curve=tuple(epoch["validation"] for epoch in epochs),
+        seconds=told.get("seconds", 0.0),
+        ended=why_ended(told, result.error),
+        failed=failed,
     )

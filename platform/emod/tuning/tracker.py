@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from emod.tracking import MetricLog, ensure_run, finish
-from emod.tuning.trial import SCORE, TrialPath, rounded
+from emod.tuning.trial import TrialPath, rounded
 
 __all__ = ["TrialTracker", "trial_name", "why_ended"]
 
@@ -62,11 +63,12 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """Curves."""
         run_id = self._runs.get(trial.trial_id)
-        if run_id is None or "loss" not in result:
+        if run_id is None:
             return
         log = self._logs.setdefault(trial.trial_id, MetricLog(self._client(), run_id))
-        told = {name: result[name] for name in ("loss", "validation", SCORE)}
-        log.log(result["epoch"], told | {"cost/seconds": result["seconds"], "cost/epochs": result["epoch"]})
+        # All of them: a sweep that was stopped may have held back the last ones. What is there is not sent again.
+        for epoch, told in enumerate(json.loads(result.get("epochs", "[]")), start=1):
+            log.log(epoch, told)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends its run."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,8 @@ __all__ = ["SCORE", "TrialPath", "rounded", "run_trial", "trial_experiment", "tr
 SCORE = "score"
 WORST = -1.0
 
-_PATH = "path.json"
+# In a checkpoint: what Ray Tune was told of it.
+_TOLD = "told.json"
 _DIGITS = 4
 
 
@@ -83,8 +84,8 @@ def trial_overrides(path: TrialPath) -> list[str]:
 
 
 def trial_experiment(experiment: Experiment, path: TrialPath) -> Experiment:
-    """The sweep's experiment with a trial's settings."""
-    return with_overrides(experiment, trial_overrides(path))
+    """The sweep's experiment with a trial's settings, and no longer a sweep."""
+    return with_overrides(experiment.model_copy(update={"sweep": None}), trial_overrides(path))
 
 
 def _as_yaml(value: Any) -> str:
@@ -102,33 +103,42 @@ def run_trial(values: dict[str, Any], *, experiment_json: str, folder: str, conf
         config: From `finetuning_config`.
     """
     experiment = Experiment.model_validate_json(experiment_json)
-    path = TrialPath(rounded(values))
+    assert experiment.sweep is not None
+    sweep, path = experiment.sweep, TrialPath(rounded(values))
     checkpoint = tune.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as local:
-            before = TrialPath.from_json(Path(local, _PATH).read_text(encoding="utf-8"))
-            done = int(json.loads(Path(local, "position.json").read_text(encoding="utf-8"))["next_epoch"])
-        path = before.changed(path.values, done + 1)
-    trainer = TorchTrainer(
-        finetune_worker,
-        train_loop_config={
-            **config,
-            "experiment": trial_experiment(experiment, path).model_dump_json(),
-            "keeper": _TrialKeeper,
-            "path": path,
-            "checkpoints": storage.join(folder, "checkpoints", tune.get_context().get_trial_id()),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=0, use_gpu=experiment.finetune is not None and experiment.finetune.gpu
-        ),
-    )
+            before = _told(Path(local))
+        path = TrialPath.from_json(before["path"]).changed(path.values, before["epoch"] + 1)
+    checkpoints = storage.join(folder, "checkpoints", tune.get_context().get_trial_id())
     try:
+        trainer = TorchTrainer(
+            finetune_worker,
+            train_loop_config={
+                **config,
+                "experiment": trial_experiment(experiment, path).model_dump_json(),
+                "keeper": _TrialKeeper,
+                "path": path,
+                "every": sweep.interval_epochs if sweep.search == "population" else None,
+                "checkpoints": checkpoints,
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=0, use_gpu=experiment.finetune is not None and experiment.finetune.gpu
+            ),
+        )
         trainer.fit()
     except storage.UnreachableError:
         raise  # may pass: Ray Tune starts the trial again
     except (RequestError, DataError) as error:
         # It would fail again. The search learns that these settings are bad.
-        tune.report({"epoch": 1, SCORE: WORST, "failure": " ".join(str(error).split()), "path": path.to_json()})
+        with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
+            known = _told(Path(scratch)) if fetch_newest(checkpoints, Path(scratch)) is not None else {"epoch": 1}
+        tune.report({**known, SCORE: WORST, "failure": " ".join(str(error).split()), "path": path.to_json()})
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / _TOLD).read_text(encoding="utf-8"))
+    return found
 
 
 class _TrialKeeper:
@@ -138,13 +148,11 @@ class _TrialKeeper:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        experiment = Experiment.model_validate_json(config["experiment"])
-        assert experiment.sweep is not None
-        self._every = experiment.sweep.interval_epochs if experiment.sweep.search == "population" else None
+        self._every: int | None = config["every"]
         self._path: TrialPath = config["path"]
         self._checkpoints: str = config["checkpoints"]
         self._writer = CheckpointWriter(self._checkpoints)
-        self._curve: list[float] = []
+        self._epochs: list[dict[str, float]] = []
         self._seconds = 0.0
         self._told_at = time.perf_counter()
 
@@ -154,47 +162,45 @@ class _TrialKeeper:
             checkpoint.to_directory(str(folder))
         elif fetch_newest(self._checkpoints, folder) is None:
             return False
-        known = json.loads((folder / "curve.json").read_text(encoding="utf-8"))
-        self._curve, self._seconds = known["curve"], known["seconds"]
+        known = _told(folder)
+        self._epochs, self._seconds = json.loads(known["epochs"]), known["seconds"]
+        if checkpoint is None:
+            # Ray Tune writes down what it was told every few seconds: after a crash it may be some epochs behind.
+            tune.report(known)
         return True
 
     def keep(self, finetuner: Finetuner, report: EpochReport) -> None:
         now = time.perf_counter()
         self._seconds += now - self._told_at
-        self._curve.append(report.criterion)
+        self._epochs.append(
+            {
+                "loss": report.loss,
+                "validation": report.criterion,
+                SCORE: finetuner.best_score,
+                "cost/seconds": self._seconds,
+                "cost/epochs": finetuner.next_epoch,
+            }
+        )
         done = finetuner.next_epoch
         told = {
             "epoch": done,
             SCORE: finetuner.best_score,
             "best_epoch": finetuner.best_epoch,
-            "loss": report.loss,
-            "validation": report.criterion,
             "finished": finetuner.finished,
             "seconds": self._seconds,
-            "curve": json.dumps(self._curve),
+            "epochs": json.dumps(self._epochs),
             "path": self._path.to_json(),
         }
         if self._every is None:
-            self._writer.save(done, self._hold(finetuner))
+            self._writer.save(done, _hold(finetuner, told))
             tune.report(told)
         elif done % self._every == 0 or finetuner.finished:
             with tempfile.TemporaryDirectory(prefix="emod-checkpoint-") as scratch:
-                self._hold(finetuner)(Path(scratch))
+                _hold(finetuner, told)(Path(scratch))
                 tune.report(told, checkpoint=tune.Checkpoint.from_directory(scratch))
         else:
             tune.report(told)
         self._told_at = time.perf_counter()  # what Ray Tune takes for its answer is no training
-
-    def _hold(self, finetuner: Finetuner) -> Any:
-        hold = hold_finetuner(finetuner)
-        known = json.dumps({"curve": self._curve, "seconds": self._seconds})
-
-        def write(folder: Path) -> None:
-            hold(folder)
-            (folder / "curve.json").write_text(known, encoding="utf-8")
-            (folder / _PATH).write_text(self._path.to_json(), encoding="utf-8")
-
-        return write
 
     def __enter__(self) -> _TrialKeeper:
         self._told_at = time.perf_counter()
@@ -203,3 +209,13 @@ class _TrialKeeper:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._writer.__exit__(kind, error, at)
+
+
+def _hold(finetuner: Finetuner, told: dict[str, Any]) -> Callable[[Path], None]:
+    hold = hold_finetuner(finetuner)
+
+    def write(folder: Path) -> None:
+        hold(folder)
+        (folder / _TOLD).write_text(json.dumps(told), encoding="utf-8")
+
+    return write
