@@ -5,6 +5,7 @@ order in which kustomize applies them. `test_kustomize.py` compares it with the 
 """
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ Manifest = dict[str, Any]
 
 
 def render(folder: Path) -> list[Manifest]:
-    """Every object of a kustomization, with what is above it applied."""
+    """Every object of a kustomization, with what is above it applied; the caller's own to change."""
+    return copy.deepcopy(_rendered(folder))
+
+
+@cache
+def _rendered(folder: Path) -> list[Manifest]:
     given = yaml.safe_load((folder / "kustomization.yaml").read_text())
     known = {"apiVersion", "kind", "resources", "images", "patches", "replacements"}
     assert given.keys() <= known, f"{folder}: {given.keys() - known} is not rendered here; teach it, or leave it out"

@@ -45,15 +45,16 @@ def _parse(command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     spec = importlib.util.spec_from_file_location(f"infra_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     job = importlib.util.module_from_spec(spec)
-    parse = emod.cli.JobParser.parse_args
+    parse = emod.cli.JobParser.parse_known_args
     held = {}
 
     def keep(self: emod.cli.JobParser, *arguments: Any, **named: Any) -> None:
-        held["arguments"] = parse(self, *arguments, **named)
+        held["arguments"], rest = parse(self, *arguments, **named)
+        assert not rest, f"{command}: no flag of this job: {rest}"
         raise _Parsed
 
     with monkeypatch.context() as patched:
-        patched.setattr(emod.cli.JobParser, "parse_args", keep)
+        patched.setattr(emod.cli.JobParser, "parse_known_args", keep)
         patched.setattr(sys, "argv", [name, *flags])
         spec.loader.exec_module(job)
         with pytest.raises(_Parsed):
@@ -78,7 +79,9 @@ def test_a_command_is_one_that_its_job_takes(place: str, command: str, monkeypat
     _parse(command, monkeypatch)
 
 
-@pytest.mark.parametrize("broken", ["jobs/nothing.py", "jobs/pretrain.py --experiment nothing", "jobs/pretrain.py --fast"])
+@pytest.mark.parametrize(
+    "broken", ["jobs/nothing.py", "jobs/pretrain.py --experiment nothing", "jobs/pretrain.py --fast"]
+)
 def test_a_command_that_no_job_takes_is_found(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((AssertionError, emod.cli.RequestError)):
         _parse(broken, monkeypatch)

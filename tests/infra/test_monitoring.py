@@ -85,7 +85,11 @@ def test_the_dashboard_is_whole() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert place["x"] + place["w"] <= 24 and not cells & taken, panel["title"]
         taken |= cells
     variables = {one["name"] for one in BOARD["templating"]["list"]}
@@ -108,8 +112,12 @@ def test_prometheus_reads_what_ray_writes_and_the_rules() -> None:
 def test_grafana_is_given_its_source_and_its_dashboards() -> None:
     compose = yaml.safe_load((INFRA / "compose/compose.yaml").read_text())["services"]
     mounted = {volume.split(":")[1] for volume in compose["grafana"]["volumes"]}
-    providers = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/dashboards.yaml").read_text())["providers"]
+    providers = yaml.safe_load((MONITORING / "grafana/provisioning/dashboards/dashboards.yaml").read_text())[
+        "providers"
+    ]
     for provider in providers:
         assert any(provider["options"]["path"].startswith(place) for place in mounted)
-    (source,) = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    (source,) = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yaml").read_text())[
+        "datasources"
+    ]
     assert source["url"] == "http://prometheus:9090" and "prometheus" in compose

@@ -23,7 +23,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert told.returncode == 0, told.stdout
 
 
-def _allocation(folder: Path, nodes: int, asked: str = "") -> dict[str, str]:
+def _allocation(folder: Path, nodes: int) -> dict[str, str]:
     """An environment with a SLURM and a Ray of a few lines, which write down how they were called."""
     tools = folder / "bin"
     tools.mkdir()
@@ -33,8 +33,8 @@ def _allocation(folder: Path, nodes: int, asked: str = "") -> dict[str, str]:
         "scontrol": 'if [[ $1 == show ]]; then printf "node%s\\n" $(seq "$NODES"); else echo "scontrol $*" >> "$TOLD"; fi',
         "hostname": "echo 192.0.2.1 fe80::1",
         "ray": 'echo "ray $* mode=$RAY_AUTH_MODE token=${#RAY_AUTH_TOKEN}" >> "$TOLD"; exec sleep 60',
-        # All nodes joined; a token is made; any other python is the job.
-        "python": 'case $1 in -) exit 0;; -c) echo 0123456789abcdef;; *) exec bash "$@";; esac',
+        # Ray was started wherever it should be; a token is made; any other python is the job.
+        "python": 'case $1 in -) until (($(grep -c "^ray start" "$TOLD") > (NODES > 1))); do sleep 0.1; done;; -c) echo 0123456789abcdef;; *) exec bash "$@";; esac',
     }
     for name, script in scripts.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -69,7 +69,7 @@ def test_slurm_ends_as_its_job_ends_and_leaves_nothing(code: int, tmp_path: Path
 
 def test_slurm_queues_again_when_time_is_up(tmp_path: Path) -> None:
     job = tmp_path / "job"
-    job.write_text('kill -USR1 "$PPID"; sleep 30\n')
+    job.write_text('sleep 1; kill -USR1 "$PPID"; exec sleep 30\n')
     ended = subprocess.run(
         ["bash", str(SBATCH), "python", str(job)], env=_allocation(tmp_path, nodes=1), timeout=60, capture_output=True
     )
