@@ -1,4 +1,4 @@
-"""infra/kubernetes as `kubectl kustomize` renders it, for the part of kustomize that infra/ uses; anything else is an error.
+"""infra/kubernetes as `kubectl kustomize` renders it; what infra/ does not use of kustomize is an error.
 
 Resources, patches (JSON 6902, or a merge of maps in which lists are replaced), image names and replacements, in the
 order in which kustomize applies them. `test_kustomize.py` compares it with the real one where there is one.

@@ -43,7 +43,8 @@ def _parse(command: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     path = ROOT / name
     assert path.is_file(), f"{name} does not exist"
     spec = importlib.util.spec_from_file_location(f"infra_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     job = importlib.util.module_from_spec(spec)
     parse = emod.cli.JobParser.parse_known_args
     held = {}
@@ -119,6 +120,7 @@ def test_the_upload_is_sources_alone(tmp_path: Path) -> None:
     create_package(str(ROOT), packed, include_gitignore=True, include_parent_dir=False, excludes=excludes)
     with zipfile.ZipFile(packed) as archive:
         names = archive.namelist()
-    assert "platform/emod/__init__.py" in names and "catalogs/emotion_words.yaml" in names
+    assert "platform/emod/__init__.py" in names
+    assert "catalogs/emotion_words.yaml" in names
     assert not [name for name in names if name.startswith(("tests/", ".venv", "outputs/")) or name.endswith(".png")]
     assert packed.stat().st_size < 5e6

@@ -144,7 +144,8 @@ def test_clusters_have_a_token_a_head_without_work_and_workers_that_go(overlay: 
             assert spec["suspend"], "started by hand, one after the other"
             assert spec["backoffLimit"] >= 1
             assert spec["activeDeadlineSeconds"] > 0
-            assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] > 0
+            assert spec["shutdownAfterJobFinishes"]
+            assert spec["ttlSecondsAfterFinished"] > 0
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -152,7 +153,8 @@ def test_pods_have_no_rights_to_spare(overlay: str) -> None:
     """No root, no way up, limits that are the requests, scratch that is bounded."""
     for where, pod in _pods(overlay):
         security = pod["securityContext"]
-        assert security["runAsNonRoot"] and security["runAsUser"] >= 1000, where
+        assert security["runAsNonRoot"], where
+        assert security["runAsUser"] >= 1000, where
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, where
         for container in pod["containers"]:
             own = container["securityContext"]
@@ -190,11 +192,12 @@ def test_services_are_bound_to_this_machine_have_limits_and_say_when_they_are_we
     for name, service in services.items():
         for port in service.get("ports", []):
             assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), f"{name}: {port}"
-        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+        assert (service["cap_drop"], service["security_opt"]) == (["ALL"], ["no-new-privileges:true"]), name
         assert "healthcheck" in service or name == "buckets", name
         for other, wait in service.get("depends_on", {}).items():
             condition = "service_completed_successfully" if other == "buckets" else "service_healthy"
-            assert wait == {"condition": condition} and other in services, name
+            assert wait == {"condition": condition}, name
+            assert other in services, name
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             if source.startswith("."):
@@ -212,10 +215,8 @@ def test_nothing_has_a_password_that_works() -> None:
         name, _, value = line.partition("=")
         if re.search("PASSWORD|TOKEN|KEY", name) and not line.startswith("#"):
             assert not value, name
-    secret = re.compile(
-        r"(?i)^[^#\n]*(?:password|secret(?:_access)?_key|auth_token|access_key_id)[\"']?[ \t]*[:=](?!\?)[ \t]*(?P<value>[^\s#]+)",
-        re.M,
-    )
+    words = "password|secret_key|secret_access_key|auth_token|access_key_id"
+    secret = re.compile(rf"(?i)^[^#\n]*(?:{words})[\"']?[ \t]*[:=](?!\?)[ \t]*(?P<value>[^\s#]+)", re.M)
     for path in _texts():
         for found in secret.finditer(path.read_text()):
             assert found["value"].startswith(("$", "/home/ray", "~")), f"{path.name}: {found[0]}"
@@ -254,7 +255,8 @@ def test_every_image_is_pinned_and_ours_has_the_version_of_the_package() -> None
     assert len(found) > 6
     for image in found:
         name, _, tag = image.rpartition(":")
-        assert name and re.search(r"\d+\.\d+", tag), f"{image}: no version"
+        assert name, f"{image}: no tag"
+        assert re.search(r"\d+\.\d+", tag), f"{image}: no version"
         if re.search(r"\bemod/", name):
             assert tag == __version__, image
 

@@ -73,13 +73,16 @@ def test_alerts_say_what_to_do_and_the_readme_says_more() -> None:
     for rule in _alerts():
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("page", "ticket")
-        assert len(rule["annotations"]["description"]) > 80 and rule["annotations"]["summary"]
+        assert len(rule["annotations"]["description"]) > 80
+        assert rule["annotations"]["summary"]
         assert f"`{rule['alert']}`" in readme
     assert set(re.findall(r"`((?:Emod|Ray)[A-Z][A-Za-z]+[a-z])` \|", readme)) <= set(names)
 
 
 def test_the_dashboard_is_whole() -> None:
-    assert BOARD["uid"] and BOARD["schemaVersion"] >= 39 and "id" not in BOARD
+    assert BOARD["uid"]
+    assert BOARD["schemaVersion"] >= 39
+    assert "id" not in BOARD
     ids = [panel["id"] for panel in BOARD["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()
@@ -90,7 +93,8 @@ def test_the_dashboard_is_whole() -> None:
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert place["x"] + place["w"] <= 24 and not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        assert not cells & taken, panel["title"]
         taken |= cells
     variables = {one["name"] for one in BOARD["templating"]["list"]}
     for panel in _panels():
@@ -120,4 +124,5 @@ def test_grafana_is_given_its_source_and_its_dashboards() -> None:
     (source,) = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yaml").read_text())[
         "datasources"
     ]
-    assert source["url"] == "http://prometheus:9090" and "prometheus" in compose
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in compose

@@ -30,11 +30,18 @@ def _allocation(folder: Path, nodes: int) -> dict[str, str]:
     scripts = {
         # Without its options srun runs the rest here.
         "srun": 'echo "srun $*" >> "$TOLD"; while [[ ${1:-} == --* ]]; do shift; done; exec "$@"',
-        "scontrol": 'if [[ $1 == show ]]; then printf "node%s\\n" $(seq "$NODES"); else echo "scontrol $*" >> "$TOLD"; fi',
+        "scontrol": """case $1 in
+            show) printf "node%s\\n" $(seq "$NODES") ;;
+            *) echo "scontrol $*" >> "$TOLD" ;;
+        esac""",
         "hostname": "echo 192.0.2.1 fe80::1",
         "ray": 'echo "ray $* mode=$RAY_AUTH_MODE token=${#RAY_AUTH_TOKEN}" >> "$TOLD"; exec sleep 60',
-        # Ray was started wherever it should be; a token is made; any other python is the job.
-        "python": 'case $1 in -) until (($(grep -c "^ray start" "$TOLD") > (NODES > 1))); do sleep 0.1; done;; -c) echo 0123456789abcdef;; *) exec bash "$@";; esac',
+        # `-` waits until Ray was started wherever it should be, `-c` makes a token, any other is the job.
+        "python": """case $1 in
+            -) until (($(grep -c "^ray start" "$TOLD") > (NODES > 1))); do sleep 0.1; done ;;
+            -c) echo 0123456789abcdef ;;
+            *) exec bash "$@" ;;
+        esac""",
     }
     for name, script in scripts.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -61,7 +68,8 @@ def test_slurm_ends_as_its_job_ends_and_leaves_nothing(code: int, tmp_path: Path
     told = (tmp_path / "told").read_text()
     assert "job at 192.0.2.1:22110" in told
     started = [line for line in told.splitlines() if line.startswith("ray start")]
-    assert len(started) == 2 and all("mode=token token=16" in line for line in started)
+    assert len(started) == 2
+    assert all("mode=token token=16" in line for line in started)
     assert "--nodes=2 --ntasks=2 --exclude=node1" in told
     assert "rm -rf /tmp/ray-4711" in told.splitlines()[-1]
     assert "0123456789abcdef" not in told, "the token stands on no command line"
