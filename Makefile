@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-gpu bench lint clean
+.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-kustomize test-gpu bench lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -40,6 +40,9 @@ test-triton: $(VENV)/installed-test
 	echo "$(abspath $(VENV))/lib/$$(ls $(VENV)/lib)/site-packages" > $(TRITON)/lib/$$(ls $(VENV)/lib)/site-packages/project.pth
 	$(TRITON)/bin/pip install --quiet --no-deps triton==3.7.1
 	TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -m triton
+
+test-kustomize: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m kustomize
 
 # Two ranks over NCCL against one: where there are two GPUs.
 test-gpu: $(VENV)/installed-test
