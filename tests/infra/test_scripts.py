@@ -8,8 +8,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto import mock_aws
 
+from tests.conftest import S3Server
 from tests.infra.rendering import INFRA, ROOT
 
 SBATCH = INFRA / "slurm/emod.sbatch"
@@ -93,18 +93,13 @@ def test_slurm_refuses_what_it_cannot_run(tmp_path: Path) -> None:
     assert subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 2
 
 
-@mock_aws
-def test_buckets_are_made_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    monkeypatch.syspath_prepend(str(INFRA / "compose"))
-    from create_buckets import create
-
-    create(["emod", "mlflow"])
+def test_buckets_are_made_once_and_kept(s3_server: S3Server) -> None:
+    """Those of the compose file, on a real server."""
+    names = ["made-shards", "made-mlflow"]
+    command = [sys.executable, str(INFRA / "compose" / "create_buckets.py"), *names]
+    first = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert first.stdout == "made bucket made-shards\nmade bucket made-mlflow\n"
     store = boto3.client("s3")
-    store.put_object(Bucket="emod", Key="kept", Body=b"1")
-    create(["emod", "mlflow"])
-    assert store.get_object(Bucket="emod", Key="kept")["Body"].read() == b"1"
-    assert {bucket["Name"] for bucket in store.list_buckets()["Buckets"]} == {"emod", "mlflow"}
+    store.put_object(Bucket=names[0], Key="kept", Body=b"1")
+    assert subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout == ""
+    assert store.get_object(Bucket=names[0], Key="kept")["Body"].read() == b"1"

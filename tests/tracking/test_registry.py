@@ -142,13 +142,15 @@ def test_a_repeated_run_registers_anew_under_other_serving_settings_alone(regist
     client = MlflowClient(tracking_uri=uri)
     near = ServingSettings(untrained_electrodes="nearest")
     run_id, version = register()
-    assert _registered_before(client, "emod", run_id, ServingSettings()) == version
-    assert _registered_before(client, "emod", run_id, near) is None
+    assert _registered_before(client, "emod", run_id, ServingSettings(), "candidate") == version
+    assert _registered_before(client, "emod", run_id, near, "candidate") is None
     _, second = register(serving=near)
-    assert _registered_before(client, "emod", run_id, near) == second
-    assert _registered_before(client, "emod", run_id, ServingSettings()) == version
+    assert _registered_before(client, "emod", run_id, near, "candidate") == second
+    assert _registered_before(client, "emod", run_id, ServingSettings(), "candidate") == version
     client.delete_model_version_tag("emod", version, "emod.serving")
-    assert _registered_before(client, "emod", run_id, ServingSettings()) == version, "from before there were any"
+    assert _registered_before(client, "emod", run_id, ServingSettings(), "candidate") == version, (
+        "from before there were any"
+    )
     assert load_servable(artefacts(client, second) / "artifacts" / "emod").card.serving == near
 
 
