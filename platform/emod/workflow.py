@@ -270,8 +270,11 @@ def finetune_and_register(experiment: Experiment, store: ShardStore, pretrained:
                 alias=alias,
             )
         newest = version_of(client, name, alias)
-        word = f"alias {alias}" if newest == version else f"before {alias}, which is version {newest}"
-        registered = f"{name} version {version}, {word}"
+        registered = (
+            f"models:/{name}@{alias}, version {version}"
+            if newest == version
+            else f"models:/{name}/{version}; {alias} is version {newest}"
+        )
         outcomes.append(FinetuneOutcome(settings.corpus, finetuned, evaluation, run_id, version, registered, simulated))
     return outcomes
 
