@@ -160,7 +160,7 @@ def _champion(uri: str, question: _Question, name: str, version: str) -> tuple[F
     """The champion's answers, or None and why they cannot be compared: nothing of it may bar all others for good."""
     try:
         model = fetch_registered(uri, f"models:/{name}/{version}", field=CHAMPION)
-    except (RequestError, DataError) as error:
+    except DataError as error:  # damaged; a registry that refuses is no reason to pass the champion over
         return None, str(error)
     for gate in (_unseen(question, model), _made_alike(question, model)):
         if not gate.passed:

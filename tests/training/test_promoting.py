@@ -321,6 +321,15 @@ def test_a_champion_that_cannot_be_judged_bars_nobody(registry: Registry) -> Non
     assert gates["champion, version 1"].said.startswith("not compared: it has learned from 6 of 6 test subjects")
     assert gates["better than majority class"].passed
     assert champion_of(registry.client, "emod") == "2"
+    # One that cannot be fetched is not passed over, one that is damaged is.
+    folder = Path(registry.client.get_model_version("emod", "2").source.removeprefix("file://"), "artifacts", "emod")
+    registry.register(model, split=registry.split.record(), audit=[], subjects=registry.own())
+    away = folder.rename(folder.with_name("away"))
+    with pytest.raises(RequestError, match="champion = models:/emod/2"):
+        registry.ask()
+    away.rename(folder)
+    (folder / "card.json").write_text("{}")
+    assert "not compared: emod version 2: " in by_name(registry.ask())["champion, version 2"].said
     with torch.no_grad():
         next(iter(model.parameters())).fill_(float("nan"))
     registry.register(model, split=registry.split.record(), audit=[], subjects=registry.own())
