@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-kustomize test-gpu bench lint clean
+.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-kustomize test-gpu bench drill audit debian lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
@@ -51,12 +51,29 @@ test-gpu: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench
 
+# Every job on a cluster of real parts while they are killed; 25 minutes, as root. `make debian` installs what it needs.
+drill: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[drill]'
+	$(BIN)/python -m tests.drill
+
+# Known vulnerabilities of the packages in constraints.txt, asked of PyPI's database.
+AUDIT := .venv-audit
+audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet pip-audit
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --strict --no-deps --disable-pip --progress-spinner off
+
+# What the drill and the browser's tests need from the machine itself, as root.
+debian:
+	apt-get update --quiet
+	apt-get install --quiet --yes --no-install-recommends postgresql iproute2 util-linux shellcheck chromium
+
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lint]'
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(TORCHEEG) $(TRITON) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TORCHEEG) $(TRITON) $(AUDIT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch is named first: with the pinned build installed, nothing later pulls another one.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "platform" / "emod"
 ORDER = (
     "errors",
     "storage",
+    "monitoring",
     "affect",
     "catalog",
     "cli",

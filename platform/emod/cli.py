@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -164,6 +165,7 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
                 bars.advance(task, steps)
                 if note:
                     bars.update(task, note=note)
+                _tell(label, int(bars.tasks[task].completed), total)
 
             yield advance
         return
@@ -173,10 +175,27 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
     def report(steps: int = 1, note: str = "") -> None:
         nonlocal done, told_at
         before, done = done, done + steps
+        _tell(label, done, total)
         a_tenth = total is None or before * 10 // total != done * 10 // total
         if a_tenth or time.monotonic() - told_at > _SILENT_S:
             told_at = time.monotonic()
-            of = "" if total is None else f"/{total}"
-            print(f"{label}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+            _say(label, done, total, note)
 
     yield report
+
+
+def _say(label: str, done: int, total: int | None, note: str) -> None:
+    """A line for people; where Ray writes lines for machines, one of those."""
+    if os.environ.get("RAY_LOGGING_CONFIG_ENCODING") and logging.getLogger().handlers:
+        logging.getLogger("emod").info(label, extra={"done": done, "total": total, "note": note})
+        return
+    of = "" if total is None else f"/{total}"
+    print(f"{label}: {done}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _tell(label: str, done: int, total: int | None) -> None:
+    """Tells Ray's metrics, where Ray is loaded: a job that has not come so far shall not wait for it."""
+    if "ray" in sys.modules:
+        from emod.monitoring import tell_progress
+
+        tell_progress(label, done, total)

@@ -18,7 +18,17 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import embed_speed, ica_cost, ingest_speed, latency, loader_speed, model_speed, ray_step, store_speed
+from tests.bench import (
+    embed_speed,
+    ica_cost,
+    ingest_speed,
+    latency,
+    loader_speed,
+    model_speed,
+    ray_ingest,
+    ray_step,
+    store_speed,
+)
 from tests.bench.ratio import Figure
 
 BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
@@ -28,6 +38,7 @@ BENCHES: dict[str, Callable[[Path], list[Figure]]] = {
     "loader": loader_speed.measure,
     "model": lambda folder: model_speed.measure(),
     "ray": ray_step.measure,
+    "ray-ingest": ray_ingest.measure,
     "embed": embed_speed.measure,
     "latency": latency.measure,
 }

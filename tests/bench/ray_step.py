@@ -1,10 +1,10 @@
-"""A step of pretraining under Ray Train beside the same step under plain torch.distributed, on two gloo processes each.
+"""A step of pretraining under Ray Train beside the same step without it: one process each, and two gloo processes each.
 
 Under Ray Train it is the whole worker loop, as jobs/pretrain.py runs it: metrics to MLflow and to Ray, the progress
 bar's line, a checkpoint at the default period. Under torch.distributed it is `Pretrainer.steps` and nothing else. Both
 sides have the paper's network, the same windows, weights, threads and allocator.
 
-All four workers stay alive and take turns of a few steps, so that what else the machine does meets both alike; a side
+All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike; a side
 that waits blocks on a socket. Ray's own processes run during both: what they cost a step is not in the ratio. Ray
 starts workers at nice 15, which is nothing on a machine of their own and much beside others: here it is 0, as theirs.
 """
@@ -37,13 +37,17 @@ from tests.training.tiny_store import write_tiny_store
 
 PAIRS = 24
 TURN = 6  # the checkpoint of step 100 falls inside a turn
-RANKS = 2
 SIDES = ("ray", "plain")
 MONTAGE = ("Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4", "T8")
 
 
 def measure(folder: Path, pairs: int = PAIRS) -> list[Figure]:
-    """The ratio of both steps: median over pairs of turns."""
+    """The ratios of both steps: medians over pairs of turns."""
+    return [_compared(folder / str(ranks), pairs, ranks) for ranks in (1, 2)]
+
+
+def _compared(folder: Path, pairs: int, ranks: int) -> Figure:
+    folder.mkdir()
     shapes = {"deap": (MONTAGE, 128.0, 4.0), "seed_iv": (MONTAGE[::-1], 200.0, 4.0)}
     write_tiny_store(str(folder / "store"), shapes)
     raw = {
@@ -55,15 +59,15 @@ def measure(folder: Path, pairs: int = PAIRS) -> list[Figure]:
             "epochs": 1,
             "steps_per_epoch": (pairs + 1) * TURN,
             "rounds": 1,
-            "workers": RANKS,
+            "workers": ranks,
             "max_failures": 0,
         },
     }
     experiment = validate(Experiment, raw, origin="bench")
     address = str(folder / "turns")
     with Listener(address, family="AF_UNIX") as listener, ThreadPoolExecutor(max_workers=2) as others:
-        turns_taken = others.submit(_take_turns, listener, pairs)
-        plain = others.submit(_under_torch, experiment, address, folder)
+        turns_taken = others.submit(_take_turns, listener, pairs, ranks)
+        plain = others.submit(_under_torch, experiment, address, folder, ranks)
         plain.add_done_callback(lambda done: done.exception() and listener.close())
         _under_ray(experiment, address, folder)  # here, since Ray wants the main thread
         plain.result()
@@ -73,16 +77,17 @@ def measure(folder: Path, pairs: int = PAIRS) -> list[Figure]:
     ms = {side: 1000 * statistics.median(wall for wall, _ in turns) / TURN for side, turns in took.items()}
     detail = (
         f"95 % {interval.low:.3f}..{interval.high:.3f} of {pairs} pairs of {TURN} steps; "
-        f"Ray Train {ms['ray']:.1f} ms, torch.distributed {ms['plain']:.1f} ms a step; "
+        f"Ray Train {ms['ray']:.1f} ms, without {ms['plain']:.1f} ms a step; "
         f"of the workers' CPU time {np.median(of_cpu):.3f}"
     )
-    return [Figure("step: Ray Train / torch.distributed", float(np.median(ratios)), 1.03, False, detail)]
+    name, bound = ("one process", 1.05) if ranks == 1 else ("torch.distributed", 1.03)
+    return Figure(f"step: Ray Train / {name}", float(np.median(ratios)), bound, False, detail)
 
 
-def _take_turns(listener: Listener, pairs: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds, and CPU seconds of both ranks, of every turn of each side but the first, which warms up."""
+def _take_turns(listener: Listener, pairs: int, ranks: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds, and CPU seconds of all ranks, of every turn of each side but the first, which warms up."""
     lines: dict[str, list[Connection]] = {side: [] for side in SIDES}
-    for _ in range(RANKS * len(SIDES)):
+    for _ in range(ranks * len(SIDES)):
         line = listener.accept()
         lines[line.recv()].append(line)
     took: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
@@ -136,7 +141,7 @@ def _under_ray(experiment: Experiment, address: str, folder: Path) -> None:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     ray.init(
         address="local",
-        num_cpus=RANKS,
+        num_cpus=experiment.pretrain.workers,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
@@ -150,13 +155,13 @@ def _under_ray(experiment: Experiment, address: str, folder: Path) -> None:
         ray.shutdown()
 
 
-def _under_torch(experiment: Experiment, address: str, folder: Path) -> None:
+def _under_torch(experiment: Experiment, address: str, folder: Path, ranks: int) -> None:
     command = [sys.executable, "-m", "tests.bench.ray_step", experiment.model_dump_json(), address, str(folder)]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([*command, str(rank)], env=environment, cwd=Path(__file__).parents[2]) for rank in range(RANKS)
+    running = [
+        subprocess.Popen([*command, str(rank)], env=environment, cwd=Path(__file__).parents[2]) for rank in range(ranks)
     ]
-    codes = [rank.wait() for rank in ranks]
+    codes = [rank.wait() for rank in running]
     if any(codes):
         raise RuntimeError(f"ranks ended with {codes}")
 
@@ -170,7 +175,10 @@ def _rank(experiment_json: str, address: str, folder: str, rank: str) -> None:
 
     experiment = Experiment.model_validate_json(experiment_json)
     torch.set_num_threads(experiment.pretrain.threads_per_worker)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=int(rank), world_size=RANKS)
+    world_size = experiment.pretrain.workers
+    assert isinstance(world_size, int)
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=int(rank), world_size=world_size)
     _paced("plain", address, TURN)()
     store = ShardStore.open(experiment.addresses.store_url())
     pretrainer = Pretrainer(
@@ -180,11 +188,12 @@ def _rank(experiment_json: str, address: str, folder: str, rank: str) -> None:
         experiment.pretrain,
         seed=experiment.seed,
         device=torch.device("cpu"),
-        group=dist.group.WORLD,
+        group=dist.group.WORLD if world_size > 1 else None,
     )
     for _ in pretrainer.steps():
         pass
-    dist.destroy_process_group()
+    if world_size > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -43,9 +43,13 @@ def _of_ray() -> set[str]:
 
 
 def _of_us() -> set[str]:
-    """What training hands to its gauges: `name` and `name/<corpus>`, as they stand in its sources."""
+    """What is handed to gauges and counters, as it stands in the sources: `name`, `name/<corpus>`, count("name")."""
     text = "".join(path.read_text() for path in (ROOT / "platform/emod/training").glob("*.py"))
-    return {f"ray_emod_{name}" for name in re.findall(r"f?\"([a-z_0-9]+)(?:/\{name\})?\"", text)}
+    gauges = re.findall(r"f?\"([a-z_0-9]+)(?:/\{name\})?\"", text)
+    text = "".join(path.read_text() for path in (ROOT / "platform/emod").rglob("*.py"))
+    gauges += re.findall(r"\bgauge\(\s*\"([a-z_0-9]+)\"", text)
+    counters = re.findall(r"\bcount\(\s*\"([a-z_0-9]+)\"", text)
+    return {f"ray_emod_{name}" for name in gauges} | {f"ray_emod_{name}_total" for name in counters}
 
 
 def test_every_metric_exists() -> None:

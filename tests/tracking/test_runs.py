@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,15 @@ from mlflow import MlflowClient
 from emod.catalog import Addresses, Experiment, fingerprint
 from emod.errors import RequestError
 from emod.storage import redact
-from emod.tracking import MetricLog, ensure_run, finish, log_experiment, log_lineage, tracking_uri
+from emod.tracking import (
+    MetricLog,
+    check_reachable,
+    ensure_run,
+    finish,
+    log_experiment,
+    log_lineage,
+    tracking_uri,
+)
 from emod.tracking.runs import _artifact_location, _git_commit
 from emod.training.launch import claim_run
 
@@ -298,3 +309,27 @@ def test_git_commit_is_that_of_the_repository_that_tracks_the_package(tmp_path: 
     assert _git_commit(package) == git("rev-parse", "HEAD")
     (package / "__init__.py").write_text("changed = True\n")
     assert _git_commit(package) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_a_server_behind_a_password_is_asked_for_a_sign_of_life() -> None:
+    """The password in its address goes to it, and nowhere else."""
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, base64.b64decode(self.headers["Authorization"].split()[1]).decode()))
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://reader:{SECRET.replace('/', '')}@127.0.0.1:{server.server_port}"
+        check_reachable(address)
+        server.shutdown()
+    assert asked == [("/health", f"reader:{SECRET.replace('/', '')}")]
+    with pytest.raises(RequestError, match=r"http://\*\*\*@127\.0\.0\.1.* does not answer .*refused") as failed:
+        check_reachable(address)
+    assert SECRET.replace("/", "") not in str(failed.value)

@@ -296,7 +296,7 @@ def scrape(url: str) -> dict[tuple[str, str, str, str], float]:
     for line in text.splitlines():
         if (match := SAMPLE.match(line)) is not None:
             tags = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
-            found[match[1], tags["run"], tags["rank"], tags["corpus"]] = float(match[3])
+            found[match[1], tags.get("run", ""), tags.get("rank", ""), tags.get("corpus", "")] = float(match[3])
     return found
 
 
@@ -316,6 +316,7 @@ def test_prometheus_finds_them_at_rays_own_port(
         *((name, corpus) for name in OF_CORPORA for corpus in experiment.corpora),
         *((name, "all") for name in ("loss", "gradient_norm", "learning_rate", "windows_per_s", "data_wait_share")),
         *((name, "all") for name in ("worker_hours", "memory_mb", "epoch", "checkpoint_age_s")),
+        *((name, "all") for name in ("step", "total_steps", "attempts", "fetched_mb")),
     }
     done = threading.Event()
 

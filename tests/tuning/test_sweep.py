@@ -164,7 +164,7 @@ def test_mlflow_has_a_run_for_each_trial_below_the_sweeps(swept: Swept) -> None:
 
 @pytest.mark.browser
 def test_mlflows_own_pages_draw_the_trials(swept: Swept, tmp_path: Path) -> None:
-    """Below the sweep in the list of runs; side by side, with every setting an axis of the parallel coordinates."""
+    """In the list of runs; side by side, with every setting an axis of the parallel coordinates; as contours."""
     from playwright.sync_api import sync_playwright
 
     database = Path(swept.experiment.addresses.runs_url()) / "mlflow.db"
@@ -183,6 +183,12 @@ def test_mlflows_own_pages_draw_the_trials(swept: Swept, tmp_path: Path) -> None
         page.locator(".parcoords").first.wait_for()
         axes = page.locator(".parcoords .axis-title").all_text_contents()
         assert set(swept.settings.space) <= set(axes)
+        page.get_by_role("tab", name="Contour Plot").click()
+        # Its y-axis; of the learning rates of these trials there are too few.
+        page.get_by_text("learning_rate", exact=True).first.click()
+        page.get_by_role("option", name="score", exact=True).click()
+        page.locator(".js-plotly-plot .ytitle").get_by_text("score").wait_for()
+        assert page.locator(".js-plotly-plot .contour").count() > 0
         browser.close()
 
 

@@ -33,6 +33,7 @@ from emod.ingest.fingerprint import corpus_fingerprint, recording_marks, treatme
 from emod.ingest.recording import RecordingWindows, make_windows
 from emod.ingest.staging import clear_staging, signs_of_life, staging_url
 from emod.ingest.withdrawal import entry_without, withdrawal_problem
+from emod.monitoring import count, log
 from emod.shards import (
     CorpusEntry,
     Manifest,
@@ -330,7 +331,8 @@ def _finish_recordings(
     todo = [ref for ref in plan.references if ref.key not in found]
     failed = {}
     for row in _run(todo, _RecordingTask(plan, experiment, staging), experiment.ingest.cpus_per_recording):
-        if row["problems"]:
+        _tell_operator(experiment.name, plan.corpus, row)
+        if not row["n_windows"]:
             failed[row["key"]] = row["problems"]
         on_recording(f"{plan.corpus} {row['key']}: {row['n_windows']} windows")
     found = _read_summaries(plan, staging) if todo else found
@@ -482,10 +484,10 @@ class _RecordingTask(RecordingReader):
         url = storage.join(self._staging, _part_name(self._plan, ref))
         # By an earlier attempt whose worker died after it, or by an ingest beside this one.
         if storage.exists(url) and (summary := _read_whole(url)) is not None:
-            return {"key": ref.key, "n_windows": summary["n_windows"], "problems": []}
+            return _row(ref, summary["n_windows"], summary["problems"])
         made = self.make_windows(ref)
         if not isinstance(made, RecordingWindows):
-            return {"key": ref.key, "n_windows": 0, "problems": [asdict(problem) for problem in made]}
+            return _row(ref, 0, [asdict(problem) for problem in made])
         summary = {
             "subject": ref.subject,
             "n_windows": len(made.rows),
@@ -494,7 +496,21 @@ class _RecordingTask(RecordingReader):
             "quality": made.quality,
         }
         write_part(url, made.windows, made.rows, summary)
-        return {"key": ref.key, "n_windows": len(made.rows), "problems": []}
+        return _row(ref, len(made.rows), summary["problems"])
+
+
+def _row(ref: RecordingRef, n_windows: int, problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"key": ref.key, "n_windows": n_windows, "problems": list(problems)}
+
+
+def _tell_operator(run: str, corpus: str, row: dict[str, Any]) -> None:
+    codes = [problem["code"] for problem in row["problems"]]
+    n_windows = row["n_windows"]
+    log("recording finished", run=run, corpus=corpus, recording=row["key"], windows=n_windows, problems=codes)
+    count("recordings", run=run, corpus=corpus, ended="windows" if n_windows else "nothing")
+    count("windows", n_windows, run=run, corpus=corpus)
+    for code in codes:
+        count("problems", run=run, corpus=corpus, code=code)
 
 
 class _PackTask:

@@ -48,11 +48,15 @@ class ShardCache:
 
     Raises:
         RequestError: If ``EMOD_CACHE_GB`` is not a number above 0.
+
+    Attributes:
+        fetched_bytes: What this object has copied.
     """
 
     def __init__(self, folder: Path | None = None, *, limit_bytes: int | None = None) -> None:
         self.folder = folder or _default_folder()
         self.limit_bytes = _given_limit() if limit_bytes is None else limit_bytes
+        self.fetched_bytes = 0
 
     def path_of(self, path: str, sha256: str) -> Path:
         """Where the copy of a store's file lies, if there is one."""
@@ -114,6 +118,7 @@ class ShardCache:
             raise DataError(f"{storage.redact(url)}: {what}") from None
         with self._room(url, copy, size) as partial:
             storage.download(url, str(partial))
+            self.fetched_bytes += size
             if (found := _sha256(partial)) != sha256:
                 what = f"checksum {found[:16]} where the manifest says {sha256[:16]}; restore the shard"
                 raise DataError(f"{storage.redact(url)}: {what}")

@@ -152,6 +152,11 @@ class ShardStore:
         for name in names:
             self._reader(name).map_shards(tell)
 
+    @property
+    def fetched_bytes(self) -> int:
+        """What this object has copied from a remote store; once what training needs is here, it rests."""
+        return self._cache.fetched_bytes
+
     def damaged_files(self, corpus: str) -> tuple[str, ...]:
         """Files of a corpus that are missing, cut off or not what the manifest says, as paths below the store.
 

@@ -15,8 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -76,13 +75,12 @@ def check_reachable(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=20):  # noqa: S310 - http(s), checked above
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers; what it allows is found out when asked
-    except OSError as error:
+        # Whatever it answers is a sign of life; what it allows is found out when asked.
+        requests.get(f"{uri.rstrip('/')}/health", timeout=20)
+    except requests.RequestException as error:
+        reason = redact(" ".join(str(error).split()))
         raise RequestError(
-            f"MLflow at {redact(uri)} does not answer ({error}); check MLFLOW_TRACKING_URI and the server"
+            f"MLflow at {redact(uri)} does not answer ({reason}); check MLFLOW_TRACKING_URI and the server"
         ) from None
 
 

@@ -35,6 +35,7 @@ from emod import storage
 from emod.catalog import EmodConfig
 from emod.errors import DataError, RequestError
 from emod.model import load_weights, save_weights
+from emod.monitoring import log
 
 __all__ = [
     "CheckpointWriter",
@@ -173,8 +174,11 @@ class CheckpointWriter:
         except (OSError, SafetensorError, RequestError) as error:
             with suppress(RequestError):
                 storage.remove_folder(url)
-            raise self._worded(step, error) from None
+            worded = self._worded(step, error)
+            log("checkpoint failed", checkpoints=storage.redact(self._url), step=step, reason=str(worded))
+            raise worded from None
         self.newest_at = time.monotonic()
+        log("checkpoint written", checkpoints=storage.redact(self._url), step=step)
         with suppress(RequestError):  # what is in the way is tried again after the next one
             self._clear(name)
 

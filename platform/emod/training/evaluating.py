@@ -25,6 +25,7 @@ from emod.catalog import EvaluateSettings, Experiment, FinetuneSettings, TargetN
 from emod.errors import RequestError
 from emod.evaluation import Backbone, Finding, Split, Target, divide_into_folds, shuffle_labels
 from emod.model import Emod, EmodClassifier
+from emod.monitoring import log
 from emod.shards import Manifest, ShardStore, WindowPool
 from emod.training.auditing import audit_fold, read_content, refuse_leaks
 from emod.training.backbone import load_backbone
@@ -287,6 +288,7 @@ def run_trainings(
     def finish(training: Training, _: None) -> None:
         url = storage.join(folder, f"{training.name}.parquet")
         done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
+        log("training answered", run=storage.redact(folder), training=training.name, seconds=done[training].seconds)
         report(done[training])
 
     finish_tasks(waiting, finish)

@@ -32,6 +32,7 @@ from emod.cli import Tick
 from emod.errors import DataError, RequestError
 from emod.evaluation import Backbone
 from emod.model import Emod, load_emod, load_weights, save_weights
+from emod.monitoring import Gauges, log
 from emod.shards import Manifest, ShardStore
 from emod.tracking import MetricLog, TrainedCorpus
 from emod.tracking.runs import RESOURCE_FIELDS
@@ -46,7 +47,7 @@ from emod.training.checkpoint import (
 )
 from emod.training.launch import TrainResources, Watch, claim_run, launch
 from emod.training.pretrainer import Pretrainer, StepReport, make_plan, select_windows
-from emod.training.watching import Costs, HeldOutProbe, RayGauges, asked_about, watched_subjects, word_watched
+from emod.training.watching import Costs, HeldOutProbe, asked_about, watched_subjects, word_watched
 
 __all__ = [
     "Pretrained",
@@ -60,6 +61,7 @@ __all__ = [
     "trained_corpus",
 ]
 
+_ATTEMPTS = "emod.attempts"
 _PROVENANCE = "provenance.json"
 # Subjects by name are its only part that grows.
 _PROVENANCE_BYTES = 2**22
@@ -331,26 +333,30 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     tracking_uri, run_id = config["tracking"]
     client = MlflowClient(tracking_uri) if rank == 0 else None
     costs = Costs(world_size, device, client.get_run(run_id).data.metrics if client is not None else None)
-    gauges = RayGauges(settings.run_name, rank)
+    gauges = Gauges(settings.run_name, rank)
     probe = HeldOutProbe(store, experiment, held_out, device=device, group=group)
     watch: Watch = config["watch"]
     crew = f"{world_size} worker{'s' * (world_size > 1)}"
     if pretrainer.next_step:
         crew += f", resumed at step {pretrainer.next_step}"
+    log("training starts", run=settings.run_name, rank=rank, step=pretrainer.next_step, workers=world_size)
     if client is not None:
         client.set_tag(run_id, "emod.world_size", str(world_size))
+        gauges.set({"attempts": _count_attempt(client, run_id), "total_steps": pretrainer.total_steps})
         print(f"run {settings.run_name}: {pretrainer.total_steps} steps, {crew}", flush=True)
         watch.post(pretrainer.next_step, crew)
     store.fetch(experiment.pretrained_on, None if rank else lambda note: watch.post(pretrainer.next_step, note))
 
     with ExitStack() as records:
-        log = records.enter_context(MetricLog(client, run_id)) if client is not None else None
-        writer = records.enter_context(CheckpointWriter(checkpoints, before=log.flush)) if log is not None else None
+        metrics = records.enter_context(MetricLog(client, run_id)) if client is not None else None
+        writer = None
+        if metrics is not None:
+            writer = records.enter_context(CheckpointWriter(checkpoints, before=metrics.flush))
 
         def tell(step: int, values: dict[str, float]) -> None:
             gauges.set(values)
-            if log is not None:
-                log.log(step, values)
+            if metrics is not None:
+                metrics.log(step, values)
 
         if pretrainer.next_step == 0 and probe.due(0, pretrainer.total_steps):
             tell(0, probe.measure(pretrainer.model))
@@ -360,6 +366,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
             if probe.due(done, pretrainer.total_steps):
                 values |= probe.measure(pretrainer.model)
             tell(done, values)
+            gauges.set({"step": done, "fetched_mb": store.fetched_bytes / 1e6})
             if writer is None:
                 continue
             watch.post(done, f"loss {report.loss:.3f}, {values['windows_per_s']:,.0f} windows/s, {crew}")
@@ -367,6 +374,13 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
                 position = {"next_step": done}
                 writer.save(done, hold_checkpoint(pretrainer.model, experiment.model, pretrainer.optimiser, position))
             gauges.set({"checkpoint_age_s": time.monotonic() - writer.newest_at})
+
+
+def _count_attempt(client: MlflowClient, run_id: str) -> int:
+    """How often the run's workers have started, this time included."""
+    attempts = int(client.get_run(run_id).data.tags.get(_ATTEMPTS, 0)) + 1
+    client.set_tag(run_id, _ATTEMPTS, str(attempts))
+    return attempts
 
 
 def _resume(pretrainer: Pretrainer, checkpoints: str, rank: int) -> None:

@@ -16,8 +16,9 @@
 | `knn_balanced_accuracy/<corpus>`, `knn_chance/<corpus>` | emotion of held-out people by neighbours among the others |
 | `watch_s` | seconds that watching took |
 
-MLflow has them under these names, Ray's metrics as ``ray_emod_<name>`` with the tags run, rank and corpus, and
-``ray_emod_checkpoint_age_s`` too. A figure that is not defined (the correlation within one person) is left out.
+MLflow has them under these names, Ray's metrics as ``ray_emod_<name>`` with the tags run, rank and corpus. There are
+also ``step``, ``total_steps``, ``attempts`` of the run, ``checkpoint_age_s``, and ``fetched_mb``, what this worker has
+copied from a remote store. A figure that is not defined (the correlation within one person) is left out.
 
 A watch is before the first step, after the last, and every `pretrain.watch_every_steps`. It looks at the validation
 subjects of fine-tuning's corpus and at `pretrain.watch_subjects` of each other one. Nobody looks at test subjects.
@@ -37,7 +38,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from ray.util.metrics import Gauge
 from torch import Tensor
 
 from emod.affect import N_REGIONS
@@ -49,7 +49,7 @@ from emod.model import Emod
 from emod.objective import gather_rows, va_weights
 from emod.shards import ShardStore, WindowPool
 
-__all__ = ["Costs", "HeldOutProbe", "RayGauges", "watched_subjects", "word_watched"]
+__all__ = ["Costs", "HeldOutProbe", "watched_subjects", "word_watched"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -285,27 +285,3 @@ class Costs:
                 except Exception:  # a slice of a GPU has none, nor a machine without NVML; training goes on
                     self._sample_at = math.inf
         return found
-
-
-class RayGauges:
-    """Metrics of a run in Ray's own export, where Prometheus finds them beside Ray's: ``ray_emod_<name>``.
-
-    ``<name>/<corpus>`` becomes a tag; the rest is of corpus ``all``.
-
-    Args:
-        run_name: A tag.
-        rank: A tag.
-    """
-
-    def __init__(self, run_name: str, rank: int) -> None:
-        self._tags = {"run": run_name, "rank": str(rank)}
-        self._gauges: dict[str, Gauge] = {}
-
-    def set(self, values: Mapping[str, float]) -> None:
-        """Sets each to its newest value; those that are not finite keep the old one."""
-        for key, value in values.items():
-            name, _, corpus = key.partition("/")
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(f"emod_{name}", "see emod.training.watching", ("run", "rank", "corpus"))
-            if math.isfinite(value):
-                self._gauges[name].set(value, self._tags | {"corpus": corpus or "all"})

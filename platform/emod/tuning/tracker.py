@@ -11,8 +11,9 @@ from mlflow.entities import Param
 from ray import tune
 from ray.tune.experiment import Trial
 
+from emod.monitoring import gauge, log
 from emod.tracking import MetricLog, ensure_run, finish
-from emod.tuning.trial import TrialPath, rounded
+from emod.tuning.trial import SCORE, TrialPath, rounded
 
 __all__ = ["TrialTracker", "trial_name", "why_ended"]
 
@@ -57,6 +58,8 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
         client.log_batch(run_id, params=new)
         client.update_run(run_id, status="RUNNING")
         self._runs[trial.trial_id] = run_id
+        log("trial starts", run=run_name, trial=trial_name(trial), settings=rounded(trial.config))
+        self._tell_operator(trials)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -65,28 +68,37 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
         run_id = self._runs.get(trial.trial_id)
         if run_id is None:
             return
-        log = self._logs.setdefault(trial.trial_id, MetricLog(self._client(), run_id))
+        curves = self._logs.setdefault(trial.trial_id, MetricLog(self._client(), run_id))
         # All of them: a sweep that was stopped may have held back the last ones. What is there is not sent again.
         for epoch, told in enumerate(json.loads(result.get("epochs", "[]")), start=1):
-            log.log(epoch, told)
+            curves.log(epoch, told)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends its run."""
+        self._tell_operator(trials)
         self._end(trial, "FAILED" if "failure" in (trial.last_result or {}) else "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Ends its run as failed."""
+        self._tell_operator(trials)
         self._end(trial, "FAILED")
+
+    def _tell_operator(self, trials: list[Trial]) -> None:
+        run_name = self._about[3]
+        for state in (Trial.PENDING, Trial.RUNNING, Trial.TERMINATED, Trial.ERROR):
+            gauge("trials", sum(trial.status == state for trial in trials), run=run_name, state=state.lower())
 
     def _end(self, trial: Trial, status: Any) -> None:
         run_id = self._runs.get(trial.trial_id)
         if run_id is None:
             return
-        if log := self._logs.pop(trial.trial_id, None):
-            log.flush()
+        if curves := self._logs.pop(trial.trial_id, None):
+            curves.flush()
         client = self._client()
         result = trial.last_result or {}
-        client.set_tag(run_id, "emod.ended", why_ended(result, trial.get_error()))
+        ended = why_ended(result, trial.get_error())
+        client.set_tag(run_id, "emod.ended", ended)
+        log("trial ended", run=self._about[3], trial=trial_name(trial), score=result.get(SCORE), ended=ended)
         if "path" in result:
             changed = TrialPath.from_json(result["path"]).from_epoch
             client.set_tag(run_id, "emod.from_epoch", str(changed) if changed else "")

@@ -1,0 +1,89 @@
+"""What an operator sees of a job that goes on: metrics beside Ray's own, and log lines with run, corpus and step.
+
+Metrics are in Ray's export as ``ray_emod_<name>``, where Prometheus finds them; counters end in ``_total``.
+
+| metric | tags | of |
+| --- | --- | --- |
+| `done`, `total` | `part` | each progress bar: recordings, steps, trainings, windows; total where it is known |
+| `recordings_total` | `run`, `corpus`, `ended` | ingest: recordings at their end: windows, or nothing |
+| `windows_total` | `run`, `corpus` | ingest: windows made |
+| `problems_total` | `run`, `corpus`, `code` | ingest: what could not be used |
+| `trials` | `run`, `state` | a sweep |
+| others | `run`, `rank`, `corpus` | training, in emod.training.watching |
+
+Log lines are for machines: with ``RAY_LOGGING_CONFIG_ENCODING=JSON`` each process of a job writes them as Ray writes
+its own, one JSON object a line with job, node and worker in it; else they are not shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from functools import cache
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+__all__ = ["Gauges", "count", "gauge", "log", "tell_progress"]
+
+_LOGGER = logging.getLogger("emod")
+
+
+def log(event: str, **facts: object) -> None:
+    """A line for machines: what happened, and to what.
+
+    Args:
+        event: A few words, the same each time.
+        facts: JSON-able, such as run, corpus, step.
+    """
+    _LOGGER.info(event, extra=facts)
+
+
+def count(name: str, by: float = 1, **tags: str) -> None:
+    """Adds to a counter, where Ray runs."""
+    if ray.is_initialized() and by > 0:
+        _counter(name, tuple(tags)).inc(by, tags)
+
+
+def gauge(name: str, value: float, **tags: str) -> None:
+    """Sets a gauge, where Ray runs."""
+    if ray.is_initialized():
+        _gauge(name, tuple(tags)).set(value, tags)
+
+
+def tell_progress(part: str, done: int, total: int | None) -> None:
+    """How far the bar of that label is."""
+    gauge("done", done, part=part)
+    if total is not None:
+        gauge("total", total, part=part)
+
+
+class Gauges:
+    """Metrics of one process: ``<name>/<corpus>`` becomes a tag, the rest is of corpus ``all``.
+
+    Args:
+        run_name: A tag.
+        rank: A tag.
+    """
+
+    def __init__(self, run_name: str, rank: int) -> None:
+        self._tags = {"run": run_name, "rank": str(rank)}
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Sets each to its newest value; those that are not finite keep the old one."""
+        for key, value in values.items():
+            if math.isfinite(value):
+                name, _, corpus = key.partition("/")
+                gauge(name, value, **self._tags, corpus=corpus or "all")
+
+
+# Ray takes one object a name and process.
+@cache
+def _counter(name: str, tags: tuple[str, ...]) -> Counter:
+    return Counter(f"emod_{name}", "see emod.monitoring", tags)
+
+
+@cache
+def _gauge(name: str, tags: tuple[str, ...]) -> Gauge:
+    return Gauge(f"emod_{name}", "see emod.monitoring", tags)

@@ -1,0 +1,448 @@
+"""The drill: every job on a cluster of real parts, while they are killed one after the other. python -m tests.drill
+
+A head and two workers in network namespaces, an S3 server, MLflow on PostgreSQL; the jobs are submitted over HTTP with
+a token. What was lost or doubled is counted afterwards in the store, in MLflow's database and in every log. It wants
+root, Debian's postgresql and iproute2 (make debian) and some 25 minutes. The last line but the table is the verdict;
+exit code 1 if anything was lost, doubled or told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from emod.shards import ShardStore
+from tests.drill.servers import FaultyS3, Postgres, Server, mlflow_server
+from tests.machines import Machines, machines
+from tests.network import Network
+
+CONSOLE = Console()
+BUCKET = "drill"
+DISK_MB = 600
+STEPS = 1200
+# As they are called in infra/README.md.
+COLUMNS = ("fault", "during", "what happened", "longest pause", "windows lost", "doubled", "points doubled")
+_MOST_SUBMISSIONS = 6
+# Pieces of work after a fault by which a job is seen to go on.
+_GOES_ON = 2
+
+
+@dataclass
+class Row:
+    """A fault and what came of it."""
+
+    fault: str
+    during: str
+    happened: str
+    pause_s: float = 0.0
+    counted: Counts | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """As `COLUMNS`."""
+        assert self.counted is not None
+        counted = (str(self.counted.lost), str(self.counted.doubled), str(self.counted.points_doubled))
+        return self.fault, self.during, self.happened, f"{self.pause_s:.0f} s", *counted
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a job's faults cost, counted once it was done."""
+
+    lost: int
+    doubled: int
+    points_doubled: int
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is done to a cluster.
+
+    Attributes:
+        name: What.
+        at: After so many pieces of the job's work.
+        strike: Does it.
+        mend: Undoes it.
+        lasts_s: Between the two.
+    """
+
+    name: str
+    at: int
+    strike: Callable[[], None]
+    mend: Callable[[], None] = lambda: None
+    lasts_s: float = 0.0
+
+
+class Progress(Protocol):
+    """When each piece of a job's work was done, in seconds of the wall clock."""
+
+    def __call__(self) -> list[float]:
+        """In order."""
+
+
+class Files:
+    """A piece of work leaves a file, which may be removed later."""
+
+    def __init__(self, folder: Path, pattern: str) -> None:
+        self._folder, self._pattern = folder, pattern
+        self._seen: dict[Path, float] = {}
+
+    def __call__(self) -> list[float]:
+        for path in self._folder.rglob(self._pattern):
+            with suppress(FileNotFoundError):
+                self._seen.setdefault(path, path.stat().st_mtime)
+        return sorted(self._seen.values())
+
+
+class Points:
+    """A piece of work leaves a point of a metric, which says when it was made."""
+
+    def __init__(self, postgres: Postgres, name: str, key: str) -> None:
+        self._postgres = postgres
+        self._query = (
+            f"select timestamp from metrics join runs using (run_uuid) where name {name} and key = '{key}' order by 1"
+        )
+
+    def __call__(self) -> list[float]:
+        return [int(str(timestamp)) / 1000 for (timestamp,) in self._postgres.ask(self._query)]
+
+
+@dataclass
+class Place:
+    """All parts of the drill."""
+
+    cluster: Machines
+    s3: FaultyS3
+    postgres: Postgres
+    mlflow: Server
+    told: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def job(self, *words: str, faults: Sequence[Fault] = (), progress: Progress = list) -> None:
+        """A job to its end, submitted again whenever it ends otherwise."""
+        name = Path(words[0]).stem
+        command, began, submissions = ("python", *words), time.monotonic(), 1
+        print(f"{time.strftime('%H:%M:%S')} {' '.join(command)}", flush=True)
+        running = _Running(self.cluster.submit(*command))
+
+        def say(what: str) -> None:
+            print(f"  {time.monotonic() - began:4.0f} s: {what}", flush=True)
+
+        def again() -> str:
+            nonlocal running, submissions
+            self.told.append(running.read())
+            submissions += 1
+            assert submissions <= _MOST_SUBMISSIONS, running.read()[-4000:]
+            said = f"the job ended with exit code {running.code}"
+            say(f"{said}: {running.last_line()}")
+            running = _Running(self.cluster.submit(*command))
+            return f"{said}; submitted again, it went on"
+
+        def until(reached: Callable[[], bool]) -> str:
+            happened = ""
+            while not reached():
+                if running.ended:
+                    assert running.code != 0, f"{name} was done too early: {running.read()[-2000:]}"
+                    happened = again()
+                time.sleep(0.2)
+            return happened
+
+        struck: list[float] = []
+        for fault in faults:
+            until(lambda fault=fault: len(progress()) >= fault.at)  # type: ignore[misc]
+            say(f"{len(progress())} done; {fault.name}")
+            struck.append(time.time())
+            fault.strike()
+            time.sleep(fault.lasts_s)
+            fault.mend()
+            mended = time.time()
+            # What had left the job before the fault may become known after it.
+            happened = until(lambda mended=mended: len([at for at in progress() if at > mended + 1]) >= _GOES_ON)  # type: ignore[misc]
+            say(f"{len(progress())} done; {happened or 'it went on'}")
+            self.rows.append(Row(fault.name, name, happened or "it went on by itself"))
+        while running.wait() != 0:
+            again()
+        self.told.append(running.read())
+        say(f"done; {running.last_line()}")
+        mine = self.rows[len(self.rows) - len(struck) :]
+        for row, first, last in zip(mine, struck, [*struck[1:], math.inf], strict=False):
+            row.pause_s = _longest_pause(progress(), first, last)
+
+    def count(self, job: str, counts: Counts) -> None:
+        """What was lost and doubled, for every fault of a job."""
+        for row in self.rows:
+            if row.during == job:
+                row.counted = counts
+
+
+class _Running:
+    """A submission."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def code(self) -> int:
+        return int(self._process.returncode)
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def read(self) -> str:
+        if self.ended:
+            self._reader.join()
+        return "".join(self._lines)
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+
+    def last_line(self) -> str:
+        """The job's own, not the submission's."""
+        lines = [line for line in self.read().splitlines() if line.strip() and not line.startswith("raysubmit_")]
+        return lines[-1][:160] if lines else ""
+
+
+def _longest_pause(moments: Sequence[float], first: float, last: float) -> float:
+    """Between two pieces of work that followed each other, of those that ended between two times."""
+    pairs = itertools.pairwise(moments)
+    return max(after - before for before, after in pairs if first < after <= last)
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """Everything started, and at the end removed."""
+    if os.geteuid() != 0:
+        raise SystemExit("drill: network namespaces and a small disk need root")
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="emod-drill-"))
+        folder.chmod(0o755)  # for PostgreSQL's own user
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        network = Network()
+        stack.callback(network.remove)
+        postgres = Postgres(folder / "postgres")
+        stack.callback(postgres.stop)
+        mlflow, address = mlflow_server(postgres, network.address, folder)
+        stack.callback(mlflow.kill)
+        s3 = FaultyS3(network.address, folder, disk_mb=DISK_MB, buckets=[BUCKET])
+        stack.callback(s3.stop)
+        store = {
+            "AWS_ACCESS_KEY_ID": s3.key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret,
+            "AWS_ENDPOINT_URL_S3": s3.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        os.environ.update(store)
+        user, password = "drill", postgres.password  # MLflow asks nobody; a server that does would take them like this
+        variables = {
+            "OMP_NUM_THREADS": "1",
+            "EMOD_DATA": f"s3://{BUCKET}/recordings",
+            "EMOD_STORE": f"s3://{BUCKET}/store",
+            "EMOD_RUNS": f"s3://{BUCKET}/runs",
+            "EMOD_CACHE": str(folder / "cache"),
+            "MLFLOW_TRACKING_URI": address.replace("://", f"://{user}:{password}@"),
+            "RAY_LOGGING_CONFIG_ENCODING": "JSON",
+            **store,
+        }
+        cluster = stack.enter_context(machines(2, variables, network))
+        yield Place(cluster, s3, postgres, mlflow)
+
+
+def faults_of(drill: Place) -> dict[str, list[Fault]]:
+    """Job -> what is done to it, and when."""
+    cluster, s3, mlflow = drill.cluster, drill.s3, drill.mlflow
+
+    def kill_worker(title: str) -> Callable[[], None]:
+        def strike() -> None:
+            found: list[int] = []
+            while not found:
+                found = [number for name in ("worker-1", "worker-2") for number in cluster.processes(name, title)]
+            os.kill(found[0], signal.SIGKILL)
+
+        return strike
+
+    def kill_driver() -> None:
+        for number in cluster.processes("head", "python jobs/"):
+            os.kill(number, signal.SIGKILL)
+
+    def machine(name: str) -> dict[str, Callable[[], None]]:
+        return {"strike": lambda: cluster.kill(name), "mend": lambda: cluster.start(name)}
+
+    def mood(name: str) -> dict[str, Callable[[], None]]:
+        return {"strike": lambda: setattr(s3, "mood", name), "mend": lambda: setattr(s3, "mood", "well")}
+
+    dead_s3 = {"strike": s3.server.kill, "mend": s3.server.start}
+    dead_mlflow = {"strike": mlflow.kill, "mend": mlflow.start}
+    return {
+        "ingest": [
+            Fault("a worker is killed", 4, kill_worker("ray::")),
+            Fault("S3 answers every other request with 503", 9, **mood("busy"), lasts_s=10),
+            Fault("a machine is lost (its raylet, its workers)", 14, **machine("worker-2"), lasts_s=2),
+            Fault("S3 answers a second late", 20, **mood("slow"), lasts_s=10),
+            Fault("the driver is killed", 26, kill_driver),
+            Fault("the S3 server is killed, back after 20 s", 30, **dead_s3, lasts_s=20),
+        ],
+        "pretrain": [
+            Fault("a worker is killed", 100, kill_worker("ray::RayTrainWorker")),
+            Fault("a machine is lost (its raylet, its workers)", 250, **machine("worker-1"), lasts_s=2),
+            Fault("the MLflow server is killed, back after 20 s", 400, **dead_mlflow, lasts_s=20),
+            Fault("the S3 server is killed, back after 20 s", 550, **dead_s3, lasts_s=20),
+            Fault("the disk below the bucket is full for 20 s", 700, s3.fill, s3.empty, 20),
+            Fault("S3 says that the token has expired, for 20 s", 850, **mood("expired"), lasts_s=20),
+            Fault("the driver is killed", 1000, kill_driver),
+        ],
+        "sweep": [
+            Fault("a machine is lost (its raylet, its workers)", 8, **machine("worker-2"), lasts_s=2),
+            Fault("the MLflow server is killed, back after 20 s", 20, **dead_mlflow, lasts_s=20),
+            Fault("the driver is killed", 30, kill_driver),
+        ],
+        "evaluate": [
+            Fault("a worker is killed", 1, kill_worker("ray::")),
+            Fault("the driver is killed", 4, kill_driver),
+        ],
+    }
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    began = time.monotonic()
+    with place() as drill:
+        faults = faults_of(drill)
+        disk = drill.s3.disk / BUCKET
+        experiment = ("--experiment", "drill")
+        for corpus, size in {"deap": ("6", "16", "0.2"), "seed_iv": ("10", "12", "0.06")}.items():
+            flags = ("--subjects", size[0], "--trials", size[1], "--time-scale", size[2], "--effect", "strong")
+            drill.job("jobs/simulate.py", "--corpus", corpus, "--out", f"s3://{BUCKET}/recordings/{corpus}", *flags)
+        drill.job("jobs/ingest.py", *experiment, "--set", f"addresses.store=s3://{BUCKET}/calm")
+        drill.job(
+            "jobs/ingest.py",
+            *experiment,
+            faults=faults["ingest"],
+            progress=Files(disk / "store/staging", "*.arrow"),
+        )
+        drill.count("ingest", counted_windows())
+        drill.job(
+            "jobs/pretrain.py",
+            *experiment,
+            faults=faults["pretrain"],
+            progress=Points(drill.postgres, "= 'drill-pretrain'", "loss"),
+        )
+        drill.count("pretrain", counted_steps(drill.postgres))
+        drill.job(
+            "jobs/sweep.py",
+            *experiment,
+            faults=faults["sweep"],
+            progress=Points(drill.postgres, "like 'drill-sweep/%'", "validation"),
+        )
+        drill.count("sweep", counted_epochs(drill.postgres))
+        drill.job("jobs/finetune.py", *experiment)
+        drill.job(
+            "jobs/evaluate.py",
+            *experiment,
+            faults=faults["evaluate"],
+            progress=Files(disk / "runs/drill-evaluate", "*.parquet"),
+        )
+        drill.count("evaluate", Counts(0, 0, doubled_points(drill.postgres, "= 'drill-evaluate'")))
+        drill.job("jobs/register.py", *experiment)
+        found = told_secrets(drill)
+    for line in found:
+        CONSOLE.print(f"[red]a secret in {line}[/]")
+    table = Table(*COLUMNS, title=f"{(time.monotonic() - began) / 60:.1f} minutes, {os.cpu_count()} cores")
+    for row in drill.rows:
+        table.add_row(*row.cells())
+    CONSOLE.print(table)
+    for row in drill.rows:
+        print("| " + " | ".join(row.cells()) + " |")
+    whole = not found and not any(row.counted != Counts(0, 0, 0) for row in drill.rows)
+    CONSOLE.print("[green]nothing lost, doubled or told[/]" if whole else "[red]not whole[/]")
+    return 0 if whole else 1
+
+
+def counted_windows() -> Counts:
+    """Of the store that was made under faults, beside the one that was made in peace from the same recordings."""
+    calm, store = (ShardStore.open(f"s3://{BUCKET}/{name}") for name in ("calm", "store"))
+    problems = store.verify()
+    assert not problems, problems
+    lost = doubled = 0
+    for corpus in calm.corpora:
+        wanted = Counter(calm.metadata(corpus)["window_id"].to_pylist())
+        found = Counter(store.metadata(corpus)["window_id"].to_pylist())
+        lost += (wanted - found).total()
+        doubled += (found - wanted).total()
+    corpora = tuple(calm.corpora)
+    if not lost + doubled:
+        assert calm.manifest.hash_of(corpora) == store.manifest.hash_of(corpora), "other windows under the same names"
+    return Counts(lost, doubled, 0)
+
+
+def counted_steps(postgres: Postgres) -> Counts:
+    """A step is one draw of the plan: each logged once means that each of its windows was learned from once."""
+    query = "select step from metrics join runs using (run_uuid) where name = 'drill-pretrain' and key = 'loss'"
+    steps = Counter(int(str(step)) for (step,) in postgres.ask(query))
+    lost = len(set(range(1, STEPS + 1)) - set(steps))
+    doubled = steps.total() - len(steps)
+    return Counts(lost, doubled, doubled_points(postgres, "= 'drill-pretrain'"))
+
+
+def counted_epochs(postgres: Postgres) -> Counts:
+    """Epochs of each trial, from the first to its last without a gap."""
+    name = "like 'drill-sweep/%'"
+    query = f"select name, step from metrics join runs using (run_uuid) where name {name} and key = 'validation'"
+    epochs: dict[str, Counter[int]] = {}
+    for trial, step in postgres.ask(query):
+        epochs.setdefault(str(trial), Counter())[int(str(step))] += 1
+    lost = sum(len(set(range(1, 8 + 1)) - set(of_trial)) for of_trial in epochs.values())
+    doubled = sum(of_trial.total() - len(of_trial) for of_trial in epochs.values())
+    return Counts(lost, doubled, doubled_points(postgres, name))
+
+
+def doubled_points(postgres: Postgres, name: str) -> int:
+    """Metric points of these runs that are there more than once."""
+    query = f"""select count(*) from (select 1 from metrics join runs using (run_uuid) where name {name}
+        group by run_uuid, key, step having count(*) > 1) as doubled"""
+    return _number(postgres.ask(query))
+
+
+def told_secrets(drill: Place) -> list[str]:
+    """Where a secret of the drill can be read: what jobs printed, what Ray wrote, MLflow's database, the bucket."""
+    secrets = [drill.cluster.token, drill.s3.secret, drill.postgres.password]
+    pattern = re.compile("|".join(secrets).encode())
+    found = [f"what job {n} printed" for n, text in enumerate(drill.told) if pattern.search(text.encode())]
+    found += ["MLflow's database"] * bool(pattern.search(drill.postgres.dump().encode()))
+    for folder in (drill.cluster.folder, drill.s3.disk, drill.s3.disk.parent):
+        walk = folder.rglob("*") if folder != drill.s3.disk.parent else folder.glob("*.log")
+        found += [str(path) for path in walk if path.is_file() and pattern.search(path.read_bytes())]
+    return found
+
+
+def _number(rows: Sequence[tuple[object, ...]]) -> int:
+    return int(str(rows[0][0])) if rows else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
