@@ -36,7 +36,9 @@ def main(words: list[str]) -> int:
         return 2
     address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
     environment = {**yaml.safe_load(ENVIRONMENT.read_text(encoding="utf-8")), "working_dir": "."}
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)  # it says that a connection was closed as it should be
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(
+        logging.WARNING
+    )  # that a connection was closed as it should be
     # runtime-env.yaml names them; Ray warns of each that it would leave out by itself.
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
     try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import secrets
 import subprocess
 
-__all__ = ["Network"]
+__all__ = ["DEVICE", "Network"]
+
+# What a machine calls its end of the line.
+DEVICE = "eth0"
 
 
 class Network:
@@ -35,8 +38,9 @@ class Network:
             _ip("link", "set", outside, "master", self._name)
             _ip("link", "set", outside, "up")
             self._members[name] = f"{self._subnet}.{number}"
-            _ip("-n", space, "address", "add", f"{self._members[name]}/24", "dev", inside)
-            for device in (inside, "lo"):
+            _ip("-n", space, "link", "set", inside, "name", DEVICE)
+            _ip("-n", space, "address", "add", f"{self._members[name]}/24", "dev", DEVICE)
+            for device in (DEVICE, "lo"):
                 _ip("-n", space, "link", "set", device, "up")
         return self._members[name]
 

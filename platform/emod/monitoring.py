@@ -31,13 +31,14 @@ _LOGGER = logging.getLogger("emod")
 
 
 def log(event: str, **facts: object) -> None:
-    """A line for machines: what happened, and to what.
+    """A line for machines: what happened, and to what, in words and as fields of their own.
 
     Args:
         event: A few words, the same each time.
         facts: JSON-able, such as run, corpus, step.
     """
-    _LOGGER.info(event, extra=facts)
+    told = " ".join(f"{name}={fact}" for name, fact in facts.items())
+    _LOGGER.info("%s: %s", event, told, extra={"event": event, **facts})
 
 
 def count(name: str, by: float = 1, **tags: str) -> None:

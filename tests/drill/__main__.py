@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from rich.table import Table
 from emod.shards import ShardStore
 from tests.drill.servers import FaultyS3, Postgres, Server, mlflow_server
 from tests.machines import Machines, machines
-from tests.network import Network
+from tests.network import DEVICE, Network
 
 CONSOLE = Console()
 BUCKET = "drill"
@@ -135,8 +136,10 @@ class Place:
     told: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
-    def job(self, *words: str, faults: Sequence[Fault] = (), progress: Progress = list) -> None:
-        """A job to its end, submitted again whenever it ends otherwise."""
+    def job(
+        self, *words: str, faults: Sequence[Fault] = (), progress: Progress = list, ends_with: tuple[int, ...] = (0,)
+    ) -> None:
+        """A job to its end, submitted again whenever it ends with another exit code."""
         name = Path(words[0]).stem
         command, began, submissions = ("python", *words), time.monotonic(), 1
         print(f"{time.strftime('%H:%M:%S')} {' '.join(command)}", flush=True)
@@ -177,7 +180,7 @@ class Place:
             happened = until(lambda mended=mended: len([at for at in progress() if at > mended + 1]) >= _GOES_ON)  # type: ignore[misc]
             say(f"{len(progress())} done; {happened or 'it went on'}")
             self.rows.append(Row(fault.name, name, happened or "it went on by itself"))
-        while running.wait() != 0:
+        while running.wait() not in ends_with:
             again()
         self.told.append(running.read())
         say(f"done; {running.last_line()}")
@@ -267,6 +270,8 @@ def place() -> Iterator[Place]:
             "EMOD_CACHE": str(folder / "cache"),
             "MLFLOW_TRACKING_URI": address.replace("://", f"://{user}:{password}@"),
             "RAY_LOGGING_CONFIG_ENCODING": "JSON",
+            # The machines share one name, which leads each of them to itself.
+            "GLOO_SOCKET_IFNAME": DEVICE,
             **store,
         }
         cluster = stack.enter_context(machines(2, variables, network))
@@ -300,7 +305,7 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
     dead_mlflow = {"strike": mlflow.kill, "mend": mlflow.start}
     return {
         "ingest": [
-            Fault("a worker is killed", 4, kill_worker("ray::")),
+            Fault("a worker is killed", 4, kill_worker("ray::Map")),
             Fault("S3 answers every other request with 503", 9, **mood("busy"), lasts_s=10),
             Fault("a machine is lost (its raylet, its workers)", 14, **machine("worker-2"), lasts_s=2),
             Fault("S3 answers a second late", 20, **mood("slow"), lasts_s=10),
@@ -322,7 +327,7 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
             Fault("the driver is killed", 30, kill_driver),
         ],
         "evaluate": [
-            Fault("a worker is killed", 1, kill_worker("ray::")),
+            Fault("a worker is killed", 1, kill_worker("ray::_answer")),
             Fault("the driver is killed", 4, kill_driver),
         ],
     }
@@ -330,12 +335,13 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    signal.signal(signal.SIGTERM, lambda *told: sys.exit(1))  # and remove what was started
     began = time.monotonic()
     with place() as drill:
         faults = faults_of(drill)
         disk = drill.s3.disk / BUCKET
         experiment = ("--experiment", "drill")
-        for corpus, size in {"deap": ("6", "16", "0.2"), "seed_iv": ("10", "12", "0.06")}.items():
+        for corpus, size in {"deap": ("6", "16", "0.2"), "seed_iv": ("10", "6", "0.06")}.items():
             flags = ("--subjects", size[0], "--trials", size[1], "--time-scale", size[2], "--effect", "strong")
             drill.job("jobs/simulate.py", "--corpus", corpus, "--out", f"s3://{BUCKET}/recordings/{corpus}", *flags)
         drill.job("jobs/ingest.py", *experiment, "--set", f"addresses.store=s3://{BUCKET}/calm")
@@ -368,7 +374,7 @@ def main() -> int:
             progress=Files(disk / "runs/drill-evaluate", "*.parquet"),
         )
         drill.count("evaluate", Counts(0, 0, doubled_points(drill.postgres, "= 'drill-evaluate'")))
-        drill.job("jobs/register.py", *experiment)
+        drill.job("jobs/register.py", *experiment, ends_with=(0, 3))  # 3: the gate says no to so small a model
         found = told_secrets(drill)
     for line in found:
         CONSOLE.print(f"[red]a secret in {line}[/]")

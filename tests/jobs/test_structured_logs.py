@@ -31,7 +31,7 @@ def test_an_ingest_says_what_it_does_in_json(tmp_path: Path) -> None:
     places = ("addresses.data.deap=deap", "addresses.store=store", "corpora=[deap]", "finetune=null")
     told = run("ingest", "--experiment", "drill", *(word for place in places for word in ("--set", place)))
     lines = [json.loads(line) for line in told.stderr.splitlines() if line.startswith("{")]
-    finished = [line for line in lines if line["message"] == "recording finished"]
+    finished = [line for line in lines if line.get("event") == "recording finished"]
     assert [(line["run"], line["corpus"], line["problems"]) for line in finished] == [("drill", "deap", [])] * 2
     assert {line["recording"] for line in finished} == {"s01", "s02"}
     assert all(line["windows"] > 0 and line["job_id"] for line in finished)
@@ -44,7 +44,8 @@ def test_a_line_has_its_facts(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="emod"):
         monitoring.log("checkpoint written", run="first", step=20)
     (record,) = caplog.records
-    assert (record.getMessage(), record.run, record.step) == ("checkpoint written", "first", 20)  # type: ignore[attr-defined]
+    assert record.getMessage() == "checkpoint written: run=first step=20"
+    assert (record.event, record.run, record.step) == ("checkpoint written", "first", 20)  # type: ignore[attr-defined]
 
 
 def test_progress_is_for_people_unless_ray_writes_for_machines(

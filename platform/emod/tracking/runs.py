@@ -35,6 +35,9 @@ from emod.storage import is_local, redact
 
 __all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experiment", "log_lineage", "tracking_uri"]
 
+# Whenever a run ends MLflow would print its address, and with it the password that stands in it.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
 RUN_NAME_TAG = "emod.run_name"
 CLAIM_TAG = "emod.claim"
 
