@@ -46,11 +46,14 @@ class Machines:
         self._network = network
         self._port, self._dashboard = _free_port(), _free_port()
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EMOD_", "MLFLOW_"))}
-        self._environment = clean | {
+        # Of whoever submits; and of the machines.
+        self._submits = clean | {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        self._environment = self._submits | {
             # A node counts as lost after 6 s instead of half a minute.
             "RAY_health_check_period_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
@@ -120,7 +123,7 @@ class Machines:
         words = [sys.executable, "infra/submit.py"]
         if not own_code:
             words = [str(RAY), "job", "submit", "--working-dir", ".", "--runtime-env", "infra/runtime-env.yaml"]
-        environment = self._environment | {"RAY_API_SERVER_ADDRESS": self.address}
+        environment = self._submits | {"RAY_API_SERVER_ADDRESS": self.address}
         return subprocess.Popen(
             [*words, "--", *entrypoint],
             cwd=ROOT,

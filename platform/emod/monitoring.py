@@ -4,8 +4,8 @@ Metrics are in Ray's export as ``ray_emod_<name>``, where Prometheus finds them;
 
 | metric | tags | of |
 | --- | --- | --- |
-| `done`, `total` | `part` | each progress bar: recordings, steps, trainings, windows; total where it is known |
-| `recordings_total` | `run`, `corpus`, `ended` | ingest: recordings at their end: windows, or nothing |
+| `done`, `planned` | `part` | each progress bar: recordings, steps, trainings, windows; planned where it is known |
+| `recordings_total` | `run`, `corpus`, `ended` | ingest: at their end, with windows, nothing, or before this job |
 | `windows_total` | `run`, `corpus` | ingest: windows made |
 | `problems_total` | `run`, `corpus`, `code` | ingest: what could not be used |
 | `trials` | `run`, `state` | a sweep |
@@ -44,20 +44,20 @@ def log(event: str, **facts: object) -> None:
 def count(name: str, by: float = 1, **tags: str) -> None:
     """Adds to a counter, where Ray runs."""
     if ray.is_initialized() and by > 0:
-        _counter(name, tuple(tags)).inc(by, tags)
+        _counter(name, tuple(tags)).inc(by, _ascii(tags))
 
 
 def gauge(name: str, value: float, **tags: str) -> None:
     """Sets a gauge, where Ray runs."""
     if ray.is_initialized():
-        _gauge(name, tuple(tags)).set(value, tags)
+        _gauge(name, tuple(tags)).set(value, _ascii(tags))
 
 
 def tell_progress(part: str, done: int, total: int | None) -> None:
     """How far the bar of that label is."""
     gauge("done", done, part=part)
     if total is not None:
-        gauge("total", total, part=part)
+        gauge("planned", total, part=part)
 
 
 class Gauges:
@@ -77,6 +77,11 @@ class Gauges:
             if math.isfinite(value):
                 name, _, corpus = key.partition("/")
                 gauge(name, value, **self._tags, corpus=corpus or "all")
+
+
+def _ascii(tags: Mapping[str, str]) -> dict[str, str]:
+    """Ray's metrics know no other letters."""
+    return {name: value.encode("ascii", "backslashreplace").decode() for name, value in tags.items()}
 
 
 # Ray takes one object a name and process.

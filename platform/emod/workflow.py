@@ -132,6 +132,9 @@ def on_ray(num_cpus: int | None = None, *, quiet: bool = False, dashboard: bool 
         ray.data.DataContext.get_current().enable_progress_bars = False
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     remote = bool(os.environ.get("RAY_ADDRESS"))
+    if not remote:
+        # As Ray does on macOS and Windows: servers of a local cluster listen to this machine alone, not to its network.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     context = ray.init(
         # Without an address Ray would join whatever cluster somebody started on this machine.
         address=None if remote else "local",

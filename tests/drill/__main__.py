@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -38,10 +39,13 @@ from tests.network import DEVICE, Network
 CONSOLE = Console()
 BUCKET = "drill"
 DISK_MB = 600
-STEPS = 1200
+# Of catalogs/experiments/drill.yaml.
+STEPS, TRIALS, EPOCHS, TRAININGS = 1200, 6, 8, 8
+LOST_MACHINE = "a machine is lost (raylet and workers), back after 10 s"
 # As they are called in infra/README.md.
-COLUMNS = ("fault", "during", "what happened", "longest pause", "windows lost", "doubled", "points doubled")
+COLUMNS = ("fault", "during", "what happened", "longest pause", "work lost", "work doubled", "points doubled")
 _MOST_SUBMISSIONS = 6
+_LONGEST_JOB_S = 900.0
 # Pieces of work after a fault by which a job is seen to go on.
 _GOES_ON = 2
 
@@ -148,28 +152,30 @@ class Place:
         def say(what: str) -> None:
             print(f"  {time.monotonic() - began:4.0f} s: {what}", flush=True)
 
-        def again() -> str:
+        ends: list[tuple[float, str]] = []
+
+        def again() -> None:
             nonlocal running, submissions
             self.told.append(running.read())
             submissions += 1
             assert submissions <= _MOST_SUBMISSIONS, running.read()[-4000:]
-            said = f"the job ended with exit code {running.code}"
-            say(f"{said}: {running.last_line()}")
+            ends.append((time.time(), f"exit code {running.code}"))
+            say(f"{ends[-1][1]}: {running.last_line()}")
             running = _Running(self.cluster.submit(*command))
-            return f"{said}; submitted again, it went on"
 
-        def until(reached: Callable[[], bool]) -> str:
-            happened = ""
+        def until(reached: Callable[[], bool]) -> None:
             while not reached():
+                if running.ended and running.code == 0:
+                    return  # done, before it could be seen to go on
                 if running.ended:
-                    assert running.code != 0, f"{name} was done too early: {running.read()[-2000:]}"
-                    happened = again()
+                    again()
+                assert time.monotonic() - began < _LONGEST_JOB_S, running.read()[-4000:]
                 time.sleep(0.2)
-            return happened
 
         struck: list[float] = []
         for fault in faults:
             until(lambda fault=fault: len(progress()) >= fault.at)  # type: ignore[misc]
+            assert not running.ended, f"{name} was done before {fault.name}: {running.read()[-2000:]}"
             say(f"{len(progress())} done; {fault.name}")
             struck.append(time.time())
             fault.strike()
@@ -177,16 +183,17 @@ class Place:
             fault.mend()
             mended = time.time()
             # What had left the job before the fault may become known after it.
-            happened = until(lambda mended=mended: len([at for at in progress() if at > mended + 1]) >= _GOES_ON)  # type: ignore[misc]
-            say(f"{len(progress())} done; {happened or 'it went on'}")
-            self.rows.append(Row(fault.name, name, happened or "it went on by itself"))
+            until(lambda mended=mended: len([at for at in progress() if at > mended + 1]) >= _GOES_ON)  # type: ignore[misc]
+            say(f"{len(progress())} done; it goes on")
         while running.wait() not in ends_with:
             again()
         self.told.append(running.read())
-        say(f"done; {running.last_line()}")
-        mine = self.rows[len(self.rows) - len(struck) :]
-        for row, first, last in zip(mine, struck, [*struck[1:], math.inf], strict=False):
-            row.pause_s = _longest_pause(progress(), first, last)
+        say(f"done, exit code {running.code}; {running.last_line()}")
+        moments = progress()
+        for fault, first, last in zip(faults, struck, [*struck, math.inf][1:], strict=True):
+            codes = [said for at, said in ends if first < at <= last]
+            happened = f"the job ended with {', '.join(codes)}; submitted again, it went on" if codes else "it went on"
+            self.rows.append(Row(fault.name, name, happened, _longest_pause(moments, first, last)))
 
     def count(self, job: str, counts: Counts) -> None:
         """What was lost and doubled, for every fault of a job."""
@@ -234,7 +241,7 @@ class _Running:
 def _longest_pause(moments: Sequence[float], first: float, last: float) -> float:
     """Between two pieces of work that followed each other, of those that ended between two times."""
     pairs = itertools.pairwise(moments)
-    return max(after - before for before, after in pairs if first < after <= last)
+    return max((after - before for before, after in pairs if first < after <= last), default=0.0)
 
 
 @contextmanager
@@ -292,8 +299,20 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
         return strike
 
     def kill_driver() -> None:
-        for number in cluster.processes("head", "python jobs/"):
+        drivers = cluster.processes("head", "python jobs/")
+        assert drivers, "no driver to kill"
+        for number in drivers:
             os.kill(number, signal.SIGKILL)
+
+    def lose_cluster() -> None:
+        for name in ("head", "worker-1", "worker-2"):
+            cluster.kill(name)
+
+    def new_cluster() -> None:
+        cluster.start("head", head=True)
+        cluster.wait_until_ready()
+        for name in ("worker-1", "worker-2"):
+            cluster.start(name)
 
     def machine(name: str) -> dict[str, Callable[[], None]]:
         return {"strike": lambda: cluster.kill(name), "mend": lambda: cluster.start(name)}
@@ -306,15 +325,15 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
     return {
         "ingest": [
             Fault("a worker is killed", 4, kill_worker("ray::Map")),
-            Fault("S3 answers every other request with 503", 9, **mood("busy"), lasts_s=10),
-            Fault("a machine is lost (its raylet, its workers)", 14, **machine("worker-2"), lasts_s=2),
-            Fault("S3 answers a second late", 20, **mood("slow"), lasts_s=10),
-            Fault("the driver is killed", 26, kill_driver),
-            Fault("the S3 server is killed, back after 20 s", 30, **dead_s3, lasts_s=20),
+            Fault("S3 answers every other request with 503", 10, **mood("busy"), lasts_s=10),
+            Fault(LOST_MACHINE, 16, **machine("worker-2"), lasts_s=10),
+            Fault("S3 answers a second late", 26, **mood("slow"), lasts_s=10),
+            Fault("the driver is killed", 31, kill_driver),
+            Fault("the S3 server is killed, back after 20 s", 36, **dead_s3, lasts_s=20),
         ],
         "pretrain": [
             Fault("a worker is killed", 100, kill_worker("ray::RayTrainWorker")),
-            Fault("a machine is lost (its raylet, its workers)", 250, **machine("worker-1"), lasts_s=2),
+            Fault(LOST_MACHINE, 250, **machine("worker-1"), lasts_s=10),
             Fault("the MLflow server is killed, back after 20 s", 400, **dead_mlflow, lasts_s=20),
             Fault("the S3 server is killed, back after 20 s", 550, **dead_s3, lasts_s=20),
             Fault("the disk below the bucket is full for 20 s", 700, s3.fill, s3.empty, 20),
@@ -322,13 +341,13 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
             Fault("the driver is killed", 1000, kill_driver),
         ],
         "sweep": [
-            Fault("a machine is lost (its raylet, its workers)", 8, **machine("worker-2"), lasts_s=2),
+            Fault(LOST_MACHINE, 8, **machine("worker-2"), lasts_s=10),
             Fault("the MLflow server is killed, back after 20 s", 20, **dead_mlflow, lasts_s=20),
             Fault("the driver is killed", 30, kill_driver),
         ],
         "evaluate": [
             Fault("a worker is killed", 1, kill_worker("ray::_answer")),
-            Fault("the driver is killed", 4, kill_driver),
+            Fault("the head is lost, and the cluster with it; a new one comes", 4, lose_cluster, new_cluster),
         ],
     }
 
@@ -341,7 +360,7 @@ def main() -> int:
         faults = faults_of(drill)
         disk = drill.s3.disk / BUCKET
         experiment = ("--experiment", "drill")
-        for corpus, size in {"deap": ("6", "16", "0.2"), "seed_iv": ("10", "6", "0.06")}.items():
+        for corpus, size in {"deap": ("20", "16", "0.2"), "seed_iv": ("10", "6", "0.06")}.items():
             flags = ("--subjects", size[0], "--trials", size[1], "--time-scale", size[2], "--effect", "strong")
             drill.job("jobs/simulate.py", "--corpus", corpus, "--out", f"s3://{BUCKET}/recordings/{corpus}", *flags)
         drill.job("jobs/ingest.py", *experiment, "--set", f"addresses.store=s3://{BUCKET}/calm")
@@ -358,6 +377,7 @@ def main() -> int:
             faults=faults["pretrain"],
             progress=Points(drill.postgres, "= 'drill-pretrain'", "loss"),
         )
+        drill.job("jobs/pretrain.py", *experiment, "--set", "pretrain.run_name=drill-calm")
         drill.count("pretrain", counted_steps(drill.postgres))
         drill.job(
             "jobs/sweep.py",
@@ -373,7 +393,7 @@ def main() -> int:
             faults=faults["evaluate"],
             progress=Files(disk / "runs/drill-evaluate", "*.parquet"),
         )
-        drill.count("evaluate", Counts(0, 0, doubled_points(drill.postgres, "= 'drill-evaluate'")))
+        drill.count("evaluate", counted_answers(disk / "runs/drill-evaluate/answers", drill.postgres))
         drill.job("jobs/register.py", *experiment, ends_with=(0, 3))  # 3: the gate says no to so small a model
         found = told_secrets(drill)
     for line in found:
@@ -407,12 +427,17 @@ def counted_windows() -> Counts:
 
 
 def counted_steps(postgres: Postgres) -> Counts:
-    """A step is one draw of the plan: each logged once means that each of its windows was learned from once."""
-    query = "select step from metrics join runs using (run_uuid) where name = 'drill-pretrain' and key = 'loss'"
-    steps = Counter(int(str(step)) for (step,) in postgres.ask(query))
-    lost = len(set(range(1, STEPS + 1)) - set(steps))
-    doubled = steps.total() - len(steps)
+    """Steps whose loss is not that of the same step of an undisturbed run: other windows, other weights, or none."""
+    calm, found = ({step: loss for step, loss in _losses(postgres, name)} for name in ("drill-calm", "drill-pretrain"))
+    assert sorted(calm) == list(range(1, STEPS + 1))
+    lost = sum(not math.isclose(found.get(step, math.nan), loss, rel_tol=1e-4) for step, loss in calm.items())
+    doubled = len(_losses(postgres, "drill-pretrain")) - len(found)
     return Counts(lost, doubled, doubled_points(postgres, "= 'drill-pretrain'"))
+
+
+def _losses(postgres: Postgres, name: str) -> list[tuple[int, float]]:
+    query = f"select step, value from metrics join runs using (run_uuid) where name = '{name}' and key = 'loss'"
+    return [(int(str(step)), float(str(loss))) for step, loss in postgres.ask(query)]
 
 
 def counted_epochs(postgres: Postgres) -> Counts:
@@ -422,9 +447,18 @@ def counted_epochs(postgres: Postgres) -> Counts:
     epochs: dict[str, Counter[int]] = {}
     for trial, step in postgres.ask(query):
         epochs.setdefault(str(trial), Counter())[int(str(step))] += 1
-    lost = sum(len(set(range(1, 8 + 1)) - set(of_trial)) for of_trial in epochs.values())
+    lost = (TRIALS - len(epochs)) * EPOCHS + sum(len(set(range(1, EPOCHS + 1)) - set(each)) for each in epochs.values())
     doubled = sum(of_trial.total() - len(of_trial) for of_trial in epochs.values())
     return Counts(lost, doubled, doubled_points(postgres, name))
+
+
+def counted_answers(folder: Path, postgres: Postgres) -> Counts:
+    """Of each training to each test window, which are the same for all."""
+    answers = [Counter(pq.read_table(path)["window_id"].to_pylist()) for path in sorted(folder.glob("*.parquet"))]
+    windows = set().union(*answers)
+    lost = (TRAININGS - len(answers)) * len(windows) + sum(len(windows - set(each)) for each in answers)
+    doubled = sum(each[window] - 1 for each in answers for window in windows & set(each))
+    return Counts(lost, doubled, doubled_points(postgres, "= 'drill-evaluate'"))
 
 
 def doubled_points(postgres: Postgres, name: str) -> int:
@@ -437,12 +471,15 @@ def doubled_points(postgres: Postgres, name: str) -> int:
 def told_secrets(drill: Place) -> list[str]:
     """Where a secret of the drill can be read: what jobs printed, what Ray wrote, MLflow's database, the bucket."""
     secrets = [drill.cluster.token, drill.s3.secret, drill.postgres.password]
+    assert all(secrets)
     pattern = re.compile("|".join(secrets).encode())
     found = [f"what job {n} printed" for n, text in enumerate(drill.told) if pattern.search(text.encode())]
     found += ["MLflow's database"] * bool(pattern.search(drill.postgres.dump().encode()))
-    for folder in (drill.cluster.folder, drill.s3.disk, drill.s3.disk.parent):
-        walk = folder.rglob("*") if folder != drill.s3.disk.parent else folder.glob("*.log")
-        found += [str(path) for path in walk if path.is_file() and pattern.search(path.read_bytes())]
+    for folder in (drill.cluster.folder, drill.s3.disk.parent):
+        for path in folder.rglob("*"):
+            with suppress(OSError):  # a socket, or gone meanwhile
+                if path.is_file() and "postgres/data" not in str(path) and pattern.search(path.read_bytes()):
+                    found.append(str(path))
     return found
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.infra.rendering import INFRA, OVERLAYS, ROOT, render
 
 # What infra/ may set: which run, on how many of which machines. Everything else is a choice of the experiment.
 PLACES = re.compile(r"addresses\..+|\w+\.(run_name|workers|gpu|cpus_per_\w+)")
-KEPT_OUT = {".venv", ".git", "outputs", "tests", "*.png"}
+KEPT_OUT = {".venv", "venv", "__pycache__", ".git", "outputs", "tests", "*.png", "*.env", "*.dump", "backup"}
 
 
 class _Parsed(Exception):
@@ -117,10 +118,16 @@ def test_the_upload_is_sources_alone(tmp_path: Path) -> None:
     excludes = yaml.safe_load((INFRA / "runtime-env.yaml").read_text())["excludes"]
     assert set(excludes) == KEPT_OUT
     packed = tmp_path / "upload.zip"
-    create_package(str(ROOT), packed, include_gitignore=True, include_parent_dir=False, excludes=excludes)
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "outputs", ".*_cache", "tests"))
+    for secret in ("credentials.env", "infra/compose/.env", "mlflow.dump", "backup/mlflow/model", "venv/bin/python"):
+        (copy / secret).parent.mkdir(parents=True, exist_ok=True)
+        (copy / secret).write_text("secret")
+    create_package(str(copy), packed, include_gitignore=True, include_parent_dir=False, excludes=excludes)
     with zipfile.ZipFile(packed) as archive:
         names = archive.namelist()
     assert "platform/emod/__init__.py" in names
     assert "catalogs/emotion_words.yaml" in names
     assert not [name for name in names if name.startswith(("tests/", ".venv", "outputs/")) or name.endswith(".png")]
+    assert not [name for name in names if re.search(r"\.env$|\.dump$|^backup|^venv|__pycache__", name)]
     assert packed.stat().st_size < 5e6

@@ -32,6 +32,8 @@ def _set_or_read() -> set[str]:
     dockerfile = (INFRA / "images/Dockerfile").read_text()
     for line in re.findall(r"^ENV (.+)$", dockerfile, re.M):
         found |= {word.partition("=")[0] for word in line.split()}
+    found |= set(re.findall(r'"([A-Z]+_[A-Z_]+)"', (INFRA / "submit.py").read_text()))
+    found -= {"RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"}  # its own affair
     script = (INFRA / "slurm/emod.sbatch").read_text()
     found |= set(re.findall(r"\b((?:EMOD|RAY|OMP|MKL|OPENBLAS|MPL|PYTHON)[A-Z_]*)\b(?==| RAY|:-)", script))
     return found - {""}

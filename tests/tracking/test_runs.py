@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import shutil
 import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
+import emod
 from emod.catalog import Addresses, Experiment, fingerprint
 from emod.errors import RequestError
 from emod.storage import redact
@@ -333,3 +336,25 @@ def test_a_server_behind_a_password_is_asked_for_a_sign_of_life() -> None:
     with pytest.raises(RequestError, match=r"http://\*\*\*@127\.0\.0\.1.* does not answer .*refused") as failed:
         check_reachable(address)
     assert SECRET.replace("/", "") not in str(failed.value)
+
+
+def test_a_password_is_taken_out_of_the_servers_address() -> None:
+    """Before anything could pass the address on, or an error repeat it; MLflow's client sends it all the same."""
+    address = "http://reader:p%40ss%2F@127.0.0.1:9"
+    program = """
+import os
+from mlflow import MlflowClient
+from emod.tracking import tracking_uri
+print(tracking_uri("."), os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+MlflowClient(tracking_uri(".")).get_run("0" * 32)
+"""
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "PYTHONPATH": str(Path(emod.__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["http://127.0.0.1:9", "reader", "p@ss/"]
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "p%40ss" not in done.stderr

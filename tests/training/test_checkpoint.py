@@ -168,7 +168,7 @@ def folders(url: str) -> list[Path]:
 
 def write_some(url: str, *steps: int) -> list[Path]:
     for step in steps:
-        with CheckpointWriter(url) as writer:
+        with CheckpointWriter(url, run="tests") as writer:
             writer.save(step, text(f"step {step}"))
     return folders(url)
 
@@ -184,9 +184,9 @@ def test_the_newest_is_found_and_two_are_kept(tmp_path: Path) -> None:
 def test_on_an_object_store(s3_server: Any, tmp_path: Path) -> None:
     url = s3_server.url("runs", "a-run", "checkpoints")
     assert newest(url, tmp_path / "local") is None
-    with CheckpointWriter(url) as writer:
+    with CheckpointWriter(url, run="tests") as writer:
         writer.save(3, text("three"))
-    with CheckpointWriter(url) as writer:
+    with CheckpointWriter(url, run="tests") as writer:
         writer.save(6, text("six"))
     assert newest(url, tmp_path / "local") == "six"
     (whole,) = [path for path in storage.list_files(url) if path.startswith("000000006-") and "whole" in path]
@@ -241,7 +241,7 @@ def test_steps_go_on_while_one_is_written(tmp_path: Path) -> None:
 
         return write
 
-    with CheckpointWriter(url) as writer:
+    with CheckpointWriter(url, run="tests") as writer:
         writer.save(1, slow(1))
         assert begun.wait(60)
         for step in (2, 3, 4):
@@ -257,14 +257,19 @@ def test_what_comes_before_is_done_before_it_is_whole(tmp_path: Path) -> None:
     """Metrics that are not sent are not logged again by whoever resumes from here."""
     url = str(tmp_path / "checkpoints")
     seen: list[int] = []
-    with CheckpointWriter(url, before=lambda: seen.append(len(list(tmp_path.rglob("whole.json"))))) as writer:
+    with CheckpointWriter(
+        url, run="tests", before=lambda: seen.append(len(list(tmp_path.rglob("whole.json"))))
+    ) as writer:
         writer.save(3, text("three"))
     assert seen == [0]
 
     def refuse() -> None:
         raise DataError("step 5: no space for metrics")
 
-    with pytest.raises(DataError, match="no space for metrics"), CheckpointWriter(url, before=refuse) as writer:
+    with (
+        pytest.raises(DataError, match="no space for metrics"),
+        CheckpointWriter(url, run="tests", before=refuse) as writer,
+    ):
         writer.save(6, text("six"))
     assert newest(url, tmp_path / "local") == "three"
 
@@ -273,7 +278,7 @@ def test_an_error_of_the_steps_is_told_and_the_last_is_still_written(tmp_path: P
     url = str(tmp_path / "checkpoints")
 
     def steps() -> None:
-        with CheckpointWriter(url) as writer:
+        with CheckpointWriter(url, run="tests") as writer:
             writer.save(3, text("three"))
             raise DataError("step 4: the loss is not finite")
 
@@ -298,7 +303,7 @@ def test_a_full_disk_stops_and_leaves_the_last(tmp_path: Path, kind: str) -> Non
     with little_space(kind, tmp_path / "small", kilobytes=4096) as small:
         url = str(small / "checkpoints")
         write_some(url, 3)
-        with pytest.raises(DataError) as caught, CheckpointWriter(url) as writer:
+        with pytest.raises(DataError) as caught, CheckpointWriter(url, run="tests") as writer:
             writer.save(6, large)
         assert newest(url, tmp_path / "local") == "step 3"
         assert len(folders(url)) == 1, "what was half written gives its space back"
@@ -318,6 +323,6 @@ def test_a_full_disk_of_tensors_too(tiny: EmodConfig, tmp_path: Path) -> None:
     with (
         little_space("limit", tmp_path / "small", kilobytes=4096) as small,
         stops,
-        CheckpointWriter(str(small)) as writer,
+        CheckpointWriter(str(small), run="tests") as writer,
     ):
         writer.save(6, write)

@@ -328,6 +328,7 @@ def _finish_recordings(
     found = _read_summaries(plan, staging)
     for key in found:
         on_recording(f"{plan.corpus} {key}: finished before")
+    count("recordings", len(found), run=experiment.name, corpus=plan.corpus, ended="before")
     todo = [ref for ref in plan.references if ref.key not in found]
     failed = {}
     for row in _run(todo, _RecordingTask(plan, experiment, staging), experiment.ingest.cpus_per_recording):

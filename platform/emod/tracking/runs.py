@@ -22,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import requests
 from mlflow import MlflowClient
@@ -37,6 +38,26 @@ __all__ = ["MetricLog", "check_reachable", "ensure_run", "finish", "log_experime
 
 # Whenever a run ends MLflow would print its address, and with it the password that stands in it.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+def _set_password_apart() -> None:
+    """Takes user and password out of MLFLOW_TRACKING_URI: MLflow repeats that address in errors, and we pass it on.
+
+    MLflow's client finds them where they are put. Each process of a job does this when it imports this module.
+    """
+    scheme, found, rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")
+    place, slash, path = rest.partition("/")
+    secret, at, host = place.rpartition("@")
+    if found and at and scheme in ("http", "https"):
+        user, _, password = secret.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
+            unquote(user),
+            unquote(password),
+        )
+        os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{host}{slash}{path}"
+
+
+_set_password_apart()
 
 RUN_NAME_TAG = "emod.run_name"
 CLAIM_TAG = "emod.claim"

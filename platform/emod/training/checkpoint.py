@@ -108,6 +108,7 @@ class CheckpointWriter:
 
     Args:
         url: Folder of the run's checkpoints, any URL fsspec writes.
+        run: Its name, for log lines.
         before: Called ahead of each, for what a run resumed from it will not do again.
 
     Attributes:
@@ -116,8 +117,9 @@ class CheckpointWriter:
 
     KEPT = 2
 
-    def __init__(self, url: str, *, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, url: str, *, run: str, before: Callable[[], None] = lambda: None) -> None:
         self._url = url
+        self._run = run
         self._before = before
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._tasks: list[Future[None]] = []
@@ -175,10 +177,10 @@ class CheckpointWriter:
             with suppress(RequestError):
                 storage.remove_folder(url)
             worded = self._worded(step, error)
-            log("checkpoint failed", checkpoints=storage.redact(self._url), step=step, reason=str(worded))
+            log("checkpoint failed", run=self._run, step=step, reason=str(worded))
             raise worded from None
         self.newest_at = time.monotonic()
-        log("checkpoint written", checkpoints=storage.redact(self._url), step=step)
+        log("checkpoint written", run=self._run, step=step)
         with suppress(RequestError):  # what is in the way is tried again after the next one
             self._clear(name)
 

@@ -288,7 +288,7 @@ def run_trainings(
     def finish(training: Training, _: None) -> None:
         url = storage.join(folder, f"{training.name}.parquet")
         done[training] = _decode(storage.read_bytes(url, at_most=_ANSWER_BYTES), training)
-        log("training answered", run=storage.redact(folder), training=training.name, seconds=done[training].seconds)
+        log("training answered", run=settings.run_name, training=training.name, seconds=done[training].seconds)
         report(done[training])
 
     finish_tasks(waiting, finish)

@@ -334,7 +334,9 @@ class _RunKeeper:
         self._log = MetricLog(MlflowClient(config["tracking"][0]), config["tracking"][1])
         self._prefix = f"finetune/{config['target']}"
         self._watch: Watch = config["watch"]
-        self._writer = CheckpointWriter(self._checkpoints, before=self._log.flush)
+        settings = Experiment.model_validate_json(config["experiment"]).finetune
+        assert settings is not None
+        self._writer = CheckpointWriter(self._checkpoints, run=settings.run_name, before=self._log.flush)
 
     def fetch(self, folder: Path) -> bool:
         return fetch_newest(self._checkpoints, folder) is not None

@@ -342,7 +342,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     log("training starts", run=settings.run_name, rank=rank, step=pretrainer.next_step, workers=world_size)
     if client is not None:
         client.set_tag(run_id, "emod.world_size", str(world_size))
-        gauges.set({"attempts": _count_attempt(client, run_id), "total_steps": pretrainer.total_steps})
+        attempts = _count_attempt(client, run_id)
         print(f"run {settings.run_name}: {pretrainer.total_steps} steps, {crew}", flush=True)
         watch.post(pretrainer.next_step, crew)
     store.fetch(experiment.pretrained_on, None if rank else lambda note: watch.post(pretrainer.next_step, note))
@@ -351,7 +351,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
         metrics = records.enter_context(MetricLog(client, run_id)) if client is not None else None
         writer = None
         if metrics is not None:
-            writer = records.enter_context(CheckpointWriter(checkpoints, before=metrics.flush))
+            writer = records.enter_context(CheckpointWriter(checkpoints, run=settings.run_name, before=metrics.flush))
 
         def tell(step: int, values: dict[str, float]) -> None:
             gauges.set(values)
@@ -369,9 +369,12 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
             gauges.set({"step": done, "fetched_mb": store.fetched_bytes / 1e6})
             if writer is None:
                 continue
+            # Again and again: Ray forgets what is not set anew.
+            gauges.set({"attempts": attempts, "total_steps": pretrainer.total_steps})
             watch.post(done, f"loss {report.loss:.3f}, {values['windows_per_s']:,.0f} windows/s, {crew}")
             if done % settings.checkpoint_every_steps == 0 or done == pretrainer.total_steps:
                 position = {"next_step": done}
+                log("step", run=settings.run_name, step=done, loss=report.loss, windows_per_s=values["windows_per_s"])
                 writer.save(done, hold_checkpoint(pretrainer.model, experiment.model, pretrainer.optimiser, position))
             gauges.set({"checkpoint_age_s": time.monotonic() - writer.newest_at})
 

@@ -65,6 +65,7 @@ class TrialTracker(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Curves."""
+        self._tell_operator(trials)
         run_id = self._runs.get(trial.trial_id)
         if run_id is None:
             return

@@ -119,6 +119,7 @@ def run_trial(values: dict[str, Any], *, experiment_json: str, folder: str, conf
                 "experiment": trial_experiment(experiment, path).model_dump_json(),
                 "keeper": _TrialKeeper,
                 "path": path,
+                "run": f"{sweep.run_name}/{tune.get_context().get_trial_name()}",
                 "every": sweep.interval_epochs if sweep.search == "population" else None,
                 "checkpoints": checkpoints,
             },
@@ -151,7 +152,7 @@ class _TrialKeeper:
         self._every: int | None = config["every"]
         self._path: TrialPath = config["path"]
         self._checkpoints: str = config["checkpoints"]
-        self._writer = CheckpointWriter(self._checkpoints)
+        self._writer = CheckpointWriter(self._checkpoints, run=config["run"])
         self._epochs: list[dict[str, float]] = []
         self._seconds = 0.0
         self._told_at = time.perf_counter()
