@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import TrialScheduler
 
 from emod.catalog import Dimension, FinetuneSettings, SweepSettings
@@ -68,3 +69,11 @@ def test_a_sweep_that_goes_on_knows_its_rungs(epochs: int) -> None:
     asha.add("ended before", tuple(0.5 for _ in range(epochs)))
     assert not asha.goes_on(asha.add("new and worse"), 3, 0.4)
     assert asha.goes_on(asha.add("new and better"), 3, 0.6)
+
+
+def test_trials_are_not_sent_the_drivers_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would write what it is sent into its logs."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    actor = class_cache._ActorClassCache().get(type("Trainable", (), {}))
+    assert "secret" not in str(actor._default_options)
+    assert "PL_DISABLE_FORK" in str(actor._default_options)

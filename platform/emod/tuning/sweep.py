@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
@@ -44,6 +45,12 @@ __all__ = [
     "trial_experiment",
     "trial_overrides",
 ]
+
+# Ray Tune copies the driver's keys into the runtime environment of its trials, which Ray writes into its logs. Trials
+# have them from their machine, as every other worker has.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+)
 
 # Below the sweep's folder, where Ray Tune writes.
 _TUNE = "tune"
