@@ -33,7 +33,7 @@ def test_an_ingest_says_what_it_does_in_json(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in told.stderr.splitlines() if line.startswith("{")]
     finished = [line for line in lines if line.get("event") == "recording finished"]
     assert [(line["run"], line["corpus"], line["problems"]) for line in finished] == [("drill", "deap", [])] * 2
-    assert {line["recording"] for line in finished} == {"s01", "s02"}
+    assert {line["recording"] for line in finished} == {"s01_1", "s02_1"}
     assert all(line["windows"] > 0 and line["job_id"] for line in finished)
     assert [line["done"] for line in lines if line["message"] == "ingest"][-1] == 2
     assert "deap: " in told.stdout
