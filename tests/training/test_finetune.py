@@ -115,7 +115,6 @@ def test_every_part_was_tuned_but_the_projection(finetuned: Finetuned, pretrain_
     assert moved == {"encoder", "transformer", "pool"}
 
 
-@pytest.mark.long
 def test_a_killed_run_ends_as_if_undisturbed_and_keeps_its_best_epoch(
     finetuned: Finetuned,
     run: tuple[str, str],

@@ -50,10 +50,8 @@ def _set_password_apart() -> None:
     secret, at, host = place.rpartition("@")
     if found and at and scheme in ("http", "https"):
         user, _, password = secret.partition(":")
-        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
-            unquote(user),
-            unquote(password),
-        )
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
         os.environ["MLFLOW_TRACKING_URI"] = f"{scheme}://{host}{slash}{path}"
 
 
