@@ -33,6 +33,7 @@ ORDER = (
     "training",
     "tuning",
     "serving",
+    "lease",
     "workflow",
     "evaluating",
     "ablating",

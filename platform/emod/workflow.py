@@ -28,6 +28,7 @@ from emod.errors import RequestError
 from emod.evaluation import Evaluation, Finding, PlaneEvaluation, Target, clips_of, divide, summarise_target
 from emod.ingest import IngestPlan, ingest, plan_ingest
 from emod.ingest.report import write_report
+from emod.lease import hold
 from emod.model import Emod, EmodClassifier
 from emod.shards import ShardStore, WindowPool
 from emod.simulation import BrainSimulator
@@ -416,14 +417,15 @@ def _log_cell(client: MlflowClient, run_id: str, experiment: Experiment, store: 
 
 @contextmanager
 def running(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Marks the run as running, then as finished, or as failed if the block raises."""
-    client.update_run(run_id, status="RUNNING")
-    try:
-        yield
-    except BaseException:
-        finish(client, run_id, "FAILED")
-        raise
-    finish(client, run_id, "FINISHED")
+    """Marks the run as running, then as finished, or as failed if the block raises; see `emod.lease.hold`."""
+    with hold(run_id, client.get_run(run_id).info.run_name):
+        client.update_run(run_id, status="RUNNING")
+        try:
+            yield
+        except BaseException:
+            finish(client, run_id, "FAILED")
+            raise
+        finish(client, run_id, "FINISHED")
 
 
 def _finetune_settings(experiment: Experiment) -> FinetuneSettings:

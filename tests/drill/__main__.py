@@ -40,7 +40,7 @@ CONSOLE = Console()
 BUCKET = "drill"
 DISK_MB = 600
 # Of catalogs/experiments/drill.yaml.
-STEPS, TRIALS, EPOCHS, TRAININGS = 1200, 6, 8, 8
+STEPS, TRIALS, EPOCHS, TRAININGS = 960, 6, 8, 8
 LOST_MACHINE = "a machine is lost (raylet and workers), back after 10 s"
 # As they are called in infra/README.md.
 COLUMNS = ("fault", "during", "what happened", "longest pause", "work lost", "work doubled", "points doubled")
@@ -332,13 +332,13 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
             Fault("the S3 server is killed, back after 20 s", 36, **dead_s3, lasts_s=20),
         ],
         "pretrain": [
-            Fault("a worker is killed", 100, kill_worker("ray::RayTrainWorker")),
-            Fault(LOST_MACHINE, 250, **machine("worker-1"), lasts_s=10),
-            Fault("the MLflow server is killed, back after 20 s", 400, **dead_mlflow, lasts_s=20),
-            Fault("the S3 server is killed, back after 20 s", 550, **dead_s3, lasts_s=20),
-            Fault("the disk below the bucket is full for 20 s", 700, s3.fill, s3.empty, 20),
-            Fault("S3 says that the token has expired, for 20 s", 850, **mood("expired"), lasts_s=20),
-            Fault("the driver is killed", 1000, kill_driver),
+            Fault("a worker is killed", 80, kill_worker("ray::RayTrainWorker")),
+            Fault(LOST_MACHINE, 200, **machine("worker-1"), lasts_s=10),
+            Fault("the MLflow server is killed, back after 20 s", 320, **dead_mlflow, lasts_s=20),
+            Fault("the S3 server is killed, back after 20 s", 440, **dead_s3, lasts_s=20),
+            Fault("the disk below the bucket is full for 20 s", 560, s3.fill, s3.empty, 20),
+            Fault("S3 says that the token has expired, for 20 s", 680, **mood("expired"), lasts_s=20),
+            Fault("the driver is killed", 800, kill_driver),
         ],
         "sweep": [
             Fault(LOST_MACHINE, 8, **machine("worker-2"), lasts_s=10),
