@@ -26,7 +26,7 @@ def test_a_run_has_one_driver_and_whoever_dies_lets_go() -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
     with (
-        pytest.raises(RequestError, match="run mine: another job on this machine is at it; .* another run_name"),
+        pytest.raises(RequestError, match=r"run mine: another job on this machine is at it; .* set another run_name"),
         hold(run_id, "mine"),
     ):
         pass

@@ -14,15 +14,15 @@ from emod.errors import RequestError
 
 __all__ = ["hold"]
 
-_NAMESPACE = "emod-runs"
+_OPTIONS = {"namespace": "emod-runs", "num_cpus": 0, "max_restarts": -1}
 
 
 @contextmanager
 def hold(run_id: str, name: str) -> Iterator[None]:
     """Holds a run for the time of the block, against other jobs of this cluster; without one, of this machine.
 
-    Nothing has to run out when its driver is killed: the cluster, or the kernel, lets go of what a dead driver held. Two
-    clusters do not know of each other.
+    Nothing has to run out when its driver is killed: the cluster, or the kernel, lets go of what a dead driver held.
+    Two clusters do not know of each other.
 
     Args:
         run_id: MLflow's.
@@ -32,14 +32,14 @@ def hold(run_id: str, name: str) -> Iterator[None]:
         RequestError: If another driver holds it.
     """
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    where = "cluster" if on_cluster else "machine"
     refusal = RequestError(
-        f"run {name}: another job on this {'cluster' if on_cluster else 'machine'} is at it; wait for its end, stop it, "
-        "or give this one another run_name"
+        f"run {name}: another job on this {where} is at it; wait for its end, stop it, or set another run_name"
     )
     if on_cluster:
         try:
             # Its name is taken before this returns. It goes with its driver, and comes again when its machine is lost.
-            holder = ray.remote(num_cpus=0, max_restarts=-1)(_Holder).options(name=run_id, namespace=_NAMESPACE).remote()
+            holder = ray.remote(_Holder).options(name=run_id, **_OPTIONS).remote()
         except ValueError:
             raise refusal from None
         try:

@@ -4,9 +4,10 @@ Under Ray Train it is the whole worker loop, as jobs/pretrain.py runs it: metric
 bar's line, a checkpoint at the default period. Under torch.distributed it is `Pretrainer.steps` and nothing else. Both
 sides have the paper's network, the same windows, weights, threads and allocator.
 
-All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike; a side
-that waits blocks on a socket. Ray's own processes run during both: what they cost a step is not in the ratio. Ray
-starts workers at nice 15, which is nothing on a machine of their own and much beside others: here it is 0, as theirs.
+All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike. While the
+plain side has its turn all of Ray's processes are stopped, so that what they cost is in the ratio; the other way round
+the plain side blocks on a socket. Ray starts workers at nice 15, which is nothing on a machine of their own and much
+beside others: here it is 0, as theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from emod.shards import ShardStore
 from emod.tracking import ensure_run
 from emod.training import pretrain
 from emod.training.launch import KEEP_MEMORY
-from tests.bench.ratio import Figure
+from tests.bench.ratio import Figure, without_ray
 from tests.training.tiny_store import write_tiny_store
 
 PAIRS = 24
@@ -93,9 +95,10 @@ def _take_turns(listener: Listener, pairs: int, ranks: int) -> dict[str, list[tu
     took: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     for pair in range(pairs + 1):
         for side in SIDES if pair % 2 else SIDES[::-1]:
-            for line in lines[side]:
-                line.send("go")
-            walls, busy = zip(*(line.recv() for line in lines[side]), strict=True)
+            with nullcontext() if side == "ray" else without_ray():
+                for line in lines[side]:
+                    line.send("go")
+                walls, busy = zip(*(line.recv() for line in lines[side]), strict=True)
             took[side].append((max(walls), sum(busy)))
     return {side: seconds[1:] for side, seconds in took.items()}
 
