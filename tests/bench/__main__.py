@@ -58,6 +58,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix=f"emod-bench-{name}-") as folder:
             for figure in BENCHES[name](Path(folder)):
                 kept &= figure.kept
+                print(f"{figure.name}: {figure.value:,.2f}; {figure.detail}", flush=True)
                 sign = ">=" if figure.at_least else "<="
                 verdict = "[green]kept[/]" if figure.kept else "[red]not kept[/]"
                 detail = "" if figure.detail == told else figure.detail

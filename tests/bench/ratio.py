@@ -46,7 +46,10 @@ def seconds(action: Callable[[], Any]) -> float:
 
 @contextmanager
 def without_ray() -> Iterator[None]:
-    """Stops all processes of the Ray that this one started, so that the other side of a pair has the cores alone."""
+    """Stops the Ray that this process started, so that the other side of a pair has the cores alone.
+
+    All but its two servers: they idle, and whoever finds them silent for a minute ends itself.
+    """
     stopped = list(_processes_of_ray())
     for number in stopped:
         os.kill(number, signal.SIGSTOP)
@@ -69,5 +72,6 @@ def _processes_of_ray() -> Iterator[int]:
             above = parents[above]
         with suppress(OSError):
             command = Path(f"/proc/{number}/cmdline").read_bytes().decode()
-            if above == os.getpid() != number and re.search(r"/ray/|^ray::", command):
+            server = command.partition("\0")[0].endswith(("/gcs_server", "/raylet"))
+            if above == os.getpid() != number and not server and re.search(r"/ray/|^ray::", command):
                 yield number

@@ -1,9 +1,9 @@
 """Ingest on Ray beside the very same code in a plain loop: recordings, parts, packing, manifest, report of neither.
 
 Both sides take turns over the same recordings into a new store each, with one worker's CPU. Ray is started once, which
-is not counted, as starting Python is not; while the loop has its turn all of Ray's processes are stopped, so that what
-they cost is in the ratio. Ray starts workers at nice 15, which is nothing on a machine of their own and much beside
-others: here it is 0.
+is not counted, as starting Python is not; while the loop has its turn Ray's processes are stopped, but for two that
+idle, so that what they cost is in the ratio. Ray starts workers at nice 15, which is nothing on a machine of their own
+and much beside others: here it is 0.
 """
 
 from __future__ import annotations

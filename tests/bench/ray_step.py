@@ -5,9 +5,9 @@ bar's line, a checkpoint at the default period. Under torch.distributed it is `P
 sides have the paper's network, the same windows, weights, threads and allocator.
 
 All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike. While the
-plain side has its turn all of Ray's processes are stopped, so that what they cost is in the ratio; the other way round
-the plain side blocks on a socket. Ray starts workers at nice 15, which is nothing on a machine of their own and much
-beside others: here it is 0, as theirs.
+plain side has its turn Ray's processes are stopped, but for two that idle, so that what they cost is in the ratio; the
+other way round the plain side blocks on a socket. Ray starts workers at nice 15, which is nothing on a machine of their
+own and much beside others: here it is 0, as theirs.
 """
 
 from __future__ import annotations
