@@ -5,7 +5,7 @@
 Where Ray is installed; RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN as for `ray job submit`. What is set here of
 EMOD_DATA, EMOD_STORE, EMOD_RUNS and MLFLOW_TRACKING_URI goes along, in place of what the cluster's machines have.
 
-Exit codes: the job's; 2 it could not be submitted; 75 the cluster does not answer any more, the job may still run;
+Exit codes: the job's; 2 it was refused; 75 the cluster does not answer, or not any more: the job may run;
 128 and its number where a signal ended the job, 143 where it was stopped; 130 interrupted here, the job goes on.
 """
 
@@ -21,6 +21,7 @@ import uuid
 from pathlib import Path
 
 import aiohttp
+import requests
 import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -30,6 +31,7 @@ ADDRESSES = ("EMOD_DATA", "EMOD_STORE", "EMOD_RUNS", "MLFLOW_TRACKING_URI")
 PATIENCE_S = 60.0
 LOOK_EVERY_S = 5.0
 LOST = 75
+UNREACHABLE = (ConnectionError, requests.ConnectionError)
 # All that a request to a cluster ends in.
 FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError, TimeoutError)
 
@@ -53,10 +55,14 @@ def main(words: list[str]) -> int:
     try:
         client = JobSubmissionClient(address)
         client.submit_job(entrypoint=shlex.join(words[1:]), submission_id=job, runtime_env=environment)
+    except UNREACHABLE as error:
+        print(f"submit.py: {address}: {first_line(error)}; {job} is there or is not: look first", file=sys.stderr)
+        return LOST
     except FAILURES as error:
         return refuse(f"{address}: {first_line(error)}")
+    loop = asyncio.new_event_loop()  # asyncio.run would wait at its end for a request that is never answered
     try:
-        found = asyncio.run(follow(client, job))
+        found = loop.run_until_complete(follow(client, job))
     except KeyboardInterrupt:
         print(f"{job} goes on; ray job logs --follow {job}, ray job stop {job}", file=sys.stderr)
         return 130
@@ -67,6 +73,8 @@ def main(words: list[str]) -> int:
             file=sys.stderr,
         )
         return LOST
+    finally:
+        loop.close()
     return code_of(job, found)
 
 
@@ -92,7 +100,10 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
             answered = time.monotonic()
         except FAILURES:
             if time.monotonic() - answered > PATIENCE_S:
+                tailing.cancel()
+                await asyncio.wait([tailing])
                 raise
+            await asyncio.sleep(LOOK_EVERY_S / 5)
             continue
         if found.status.is_terminal():
             await asyncio.wait([tailing], timeout=LOOK_EVERY_S)  # its last lines

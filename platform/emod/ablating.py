@@ -23,6 +23,7 @@ from emod.catalog import (
 )
 from emod.errors import RequestError
 from emod.evaluating import Evaluated, evaluate_methods, figures_of
+from emod.lease import one_driver
 from emod.shards import ShardStore, newest_manifest
 from emod.tracking import check_reachable, ensure_run, log_experiment
 from emod.training.backbone import PER_SEED
@@ -182,6 +183,7 @@ def plan_ablation(experiment: Experiment) -> list[str]:
     ]
 
 
+@one_driver(lambda experiment: ablation_settings(experiment)[0].run_name)
 def ablate(experiment: Experiment, report: Callable[[Evaluated, ShardStore], str]) -> Ablated:
     """Simulates what is to be simulated, ingests, pretrains every arm and evaluates all. Ray must be running.
 

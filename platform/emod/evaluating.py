@@ -30,6 +30,7 @@ from emod.evaluation import (
     write_split,
 )
 from emod.evaluation.published import published_windows
+from emod.lease import one_driver
 from emod.shards import ShardStore, WindowPool
 from emod.tracking import ensure_run, log_experiment
 from emod.training import Pretrained, load_backbone
@@ -130,6 +131,7 @@ def plan_without_store(experiment: Experiment) -> list[str]:
     ]
 
 
+@one_driver(lambda experiment: evaluation_settings(experiment)[0].run_name)
 def evaluate_methods(experiment: Experiment, store: ShardStore) -> Evaluated:
     """Runs an evaluation to its end, resuming the one of that name. Ray must be running.
 

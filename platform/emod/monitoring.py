@@ -4,7 +4,7 @@ Metrics are in Ray's export as ``ray_emod_<name>``, where Prometheus finds them;
 
 | metric | tags | of |
 | --- | --- | --- |
-| `done`, `planned` | `part` | each progress bar: recordings, steps, trainings, windows; planned where it is known |
+| `done`, `planned` | `part`, `ray_job` | each progress bar: recordings, steps, trainings; planned where it is known |
 | `recordings_total` | `run`, `corpus`, `ended` | ingest: at their end, with windows, nothing, or before this job |
 | `windows_total` | `run`, `corpus` | ingest: windows made |
 | `problems_total` | `run`, `corpus`, `code` | ingest: what could not be used |
@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 
@@ -28,6 +30,11 @@ from ray.util.metrics import Counter, Gauge
 __all__ = ["Gauges", "count", "gauge", "log", "tell_progress"]
 
 _LOGGER = logging.getLogger("emod")
+# Below the period of Ray's export.
+_REPEAT_S = 5.0
+# (metric, its tags) -> its newest value.
+_Series = tuple[str, tuple[tuple[str, str], ...]]
+_newest: dict[_Series, float] = {}
 
 
 def log(event: str, **facts: object) -> None:
@@ -48,16 +55,21 @@ def count(name: str, by: float = 1, **tags: str) -> None:
 
 
 def gauge(name: str, value: float, **tags: str) -> None:
-    """Sets a gauge, where Ray runs."""
+    """Sets a gauge, where Ray runs, until it is set again or this process ends."""
     if ray.is_initialized():
-        _gauge(name, tuple(tags)).set(value, _ascii(tags))
+        series = name, tuple(_ascii(tags).items())
+        _newest[series] = value
+        _set(series, value)
+        _repeat()
 
 
 def tell_progress(part: str, done: int, total: int | None) -> None:
     """How far the bar of that label is."""
-    gauge("done", done, part=part)
-    if total is not None:
-        gauge("planned", total, part=part)
+    if ray.is_initialized():
+        tags = {"part": part, "ray_job": ray.get_runtime_context().get_job_id()}
+        gauge("done", done, **tags)
+        if total is not None:
+            gauge("planned", total, **tags)
 
 
 class Gauges:
@@ -82,6 +94,26 @@ class Gauges:
 def _ascii(tags: Mapping[str, str]) -> dict[str, str]:
     """Ray's metrics know no other letters."""
     return {name: value.encode("ascii", "backslashreplace").decode() for name, value in tags.items()}
+
+
+def _set(series: _Series, value: float) -> None:
+    name, tags = series
+    _gauge(name, tuple(tag for tag, _ in tags)).set(value, dict(tags))
+
+
+@cache
+def _repeat() -> None:
+    """Sets all gauges again and again: Ray forgets the others, and one that stands still is what an alert is about."""
+
+    def repeat() -> None:
+        while True:
+            time.sleep(_REPEAT_S)
+            if not ray.is_initialized():
+                _newest.clear()
+            for series, value in list(_newest.items()):
+                _set(series, value)
+
+    threading.Thread(target=repeat, name="emod-gauges", daemon=True).start()
 
 
 # Ray takes one object a name and process.

@@ -14,6 +14,7 @@ from emod import storage
 from emod.catalog import Experiment, SweepSettings, TargetName
 from emod.errors import DataError
 from emod.evaluation import Finding, Split, Target, divide
+from emod.lease import one_driver
 from emod.shards import ShardStore, WindowPool
 from emod.tracking import ensure_run, log_experiment
 from emod.training import Pretrained
@@ -101,6 +102,7 @@ def plan_without_store(experiment: Experiment) -> list[str]:
     ]
 
 
+@one_driver(lambda experiment: sweep_settings(experiment)[0].run_name)
 def sweep(experiment: Experiment, store: ShardStore, pretrained: Pretrained) -> Swept:
     """Runs a sweep to its end, resuming the one of that name. Ray must be running.
 

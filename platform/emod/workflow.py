@@ -28,7 +28,7 @@ from emod.errors import RequestError
 from emod.evaluation import Evaluation, Finding, PlaneEvaluation, Target, clips_of, divide, summarise_target
 from emod.ingest import IngestPlan, ingest, plan_ingest
 from emod.ingest.report import write_report
-from emod.lease import hold
+from emod.lease import one_driver
 from emod.model import Emod, EmodClassifier
 from emod.shards import ShardStore, WindowPool
 from emod.simulation import BrainSimulator
@@ -193,6 +193,7 @@ def ingest_corpora(experiment: Experiment, plans: Sequence[IngestPlan] | None = 
     return store
 
 
+@one_driver(lambda experiment: experiment.pretrain.run_name)
 def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretrained, str]:
     """Pretrains on the experiment's corpora; returns the backbone and its MLflow run. Ray must be running.
 
@@ -214,6 +215,7 @@ def pretrain_backbone(experiment: Experiment, store: ShardStore) -> tuple[Pretra
         return pretrain(experiment, store, tracking=(uri, run_id), advance=advance), run_id
 
 
+@one_driver(lambda experiment: _finetune_settings(experiment).run_name)
 def finetune_and_register(experiment: Experiment, store: ShardStore, pretrained: Pretrained) -> list[FinetuneOutcome]:
     """Fine-tunes each target, scores the test subjects once, and registers the model. Ray must be running.
 
@@ -366,6 +368,7 @@ def summarise(outcomes: list[FinetuneOutcome]) -> list[str]:
     return lines
 
 
+@one_driver(lambda experiment: settings_of(experiment)[0].run_name)
 def run_study(experiment: Experiment) -> list[CellResult]:
     """Simulates and ingests what a study needs, runs it, and tracks each training below one run. Ray must be running.
 
@@ -417,15 +420,14 @@ def _log_cell(client: MlflowClient, run_id: str, experiment: Experiment, store: 
 
 @contextmanager
 def running(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Marks the run as running, then as finished, or as failed if the block raises; see `emod.lease.hold`."""
-    with hold(run_id, client.get_run(run_id).info.run_name):
-        client.update_run(run_id, status="RUNNING")
-        try:
-            yield
-        except BaseException:
-            finish(client, run_id, "FAILED")
-            raise
-        finish(client, run_id, "FINISHED")
+    """Marks the run as running, then as finished, or as failed if the block raises."""
+    client.update_run(run_id, status="RUNNING")
+    try:
+        yield
+    except BaseException:
+        finish(client, run_id, "FAILED")
+        raise
+    finish(client, run_id, "FINISHED")
 
 
 def _finetune_settings(experiment: Experiment) -> FinetuneSettings:

@@ -4,9 +4,10 @@ Under Ray Train it is the whole worker loop, as jobs/pretrain.py runs it: metric
 bar's line, a checkpoint at the default period. Under torch.distributed it is `Pretrainer.steps` and nothing else. Both
 sides have the paper's network, the same windows, weights, threads and allocator.
 
-All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike. While the
-plain side has its turn Ray's processes are stopped, but for two that idle, so that what they cost is in the ratio; the
-other way round the plain side blocks on a socket. Ray starts workers at nice 15, which is nothing on a machine of their
+All workers stay alive and take turns of a few steps, so that what else the machine does meets both alike; a side that
+waits blocks on a socket. While the plain side of one process has its turn Ray's own processes are stopped, but for two
+that idle, so that what they cost is in the ratio. With two, a core each, they run during both: the ratio is of what Ray
+Train and the worker loop add to a step. Ray starts workers at nice 15, which is nothing on a machine of their
 own and much beside others: here it is 0, as theirs.
 """
 
@@ -95,7 +96,7 @@ def _take_turns(listener: Listener, pairs: int, ranks: int) -> dict[str, list[tu
     took: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     for pair in range(pairs + 1):
         for side in SIDES if pair % 2 else SIDES[::-1]:
-            with nullcontext() if side == "ray" else without_ray():
+            with without_ray() if side == "plain" and ranks == 1 else nullcontext():
                 for line in lines[side]:
                     line.send("go")
                 walls, busy = zip(*(line.recv() for line in lines[side]), strict=True)

@@ -1,4 +1,4 @@
-"""The drill: every job on a cluster of real parts, while they are killed one after the other. python -m tests.drill
+"""The drill: the jobs on a cluster of real parts, four of them while those are killed. python -m tests.drill
 
 A head and two workers in network namespaces, an S3 server, MLflow on PostgreSQL; the jobs are submitted over HTTP with
 a token. What was lost or doubled is counted afterwards in the store, in MLflow's database and in every log. It wants
@@ -42,7 +42,7 @@ DISK_MB = 600
 STEPS, TRIALS, EPOCHS, TRAININGS = 960, 6, 8, 8
 LOST_MACHINE = "a machine is lost (raylet and workers), back after 10 s"
 # As they are called in infra/README.md.
-COLUMNS = ("fault", "during", "what happened", "longest pause", "work lost", "work doubled", "points doubled")
+COLUMNS = ("fault", "during", "what happened", "longest pause", "results lost", "results doubled", "points doubled")
 _MOST_SUBMISSIONS = 6
 _LONGEST_JOB_S = 900.0
 # Pieces of work after a fault by which a job is seen to go on.

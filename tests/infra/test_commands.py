@@ -113,6 +113,26 @@ def test_sweep_and_evaluate_start_from_the_backbone_that_pretrain_leaves(monkeyp
         assert all(set(experiment.corpora) <= corpora for experiment in read.values())
 
 
+def test_lines_one_after_the_other_find_what_earlier_ones_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training starts from a pretraining above it, on corpora that an ingest above it brings."""
+    left, brought = set(), set()
+    for command in re.findall(
+        r"^ray job submit .* -- python (jobs/.*)", (INFRA / "README.md").read_text(), re.MULTILINE
+    ):
+        job = Path(shlex.split(command)[0]).stem
+        if job not in ("ingest", "pretrain", "sweep", "evaluate", "finetune", "register"):
+            continue
+        experiment = emod.cli.load_requested(_parse(command, monkeypatch))
+        if job == "ingest":
+            brought |= set(experiment.corpora)
+            continue
+        assert set(experiment.corpora) <= brought, command
+        if job == "pretrain":
+            left.add(experiment.pretrain.run_name)
+        assert experiment.pretrain.run_name in left, command
+    assert len(left) > 1
+
+
 def test_the_upload_is_sources_alone(tmp_path: Path) -> None:
     """As Ray packs it for `ray job submit --working-dir .`."""
     excludes = yaml.safe_load((INFRA / "runtime-env.yaml").read_text())["excludes"]

@@ -81,7 +81,7 @@ def outlive(command: tuple[str, ...], variables: dict[str, str], uri: str, runs:
         wait_for_step(uri, 20, job)
         kill_a_training_worker(cluster)
         second = cluster.submit(*command)
-        assert "another job on this cluster is at it" in second.communicate()[0]
+        assert "another job on this cluster is at this run" in second.communicate()[0]
         assert second.returncode == 2
         wait_for_step(uri, max(steps_logged(uri)) + 30, job)
         cluster.kill("worker-2")

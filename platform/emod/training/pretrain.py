@@ -342,7 +342,7 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     log("training starts", run=settings.run_name, rank=rank, step=pretrainer.next_step, workers=world_size)
     if client is not None:
         client.set_tag(run_id, "emod.world_size", str(world_size))
-        attempts = _count_attempt(client, run_id)
+        gauges.set({"attempts": _count_attempt(client, run_id), "total_steps": pretrainer.total_steps})
         print(f"run {settings.run_name}: {pretrainer.total_steps} steps, {crew}", flush=True)
         watch.post(pretrainer.next_step, crew)
     store.fetch(experiment.pretrained_on, None if rank else lambda note: watch.post(pretrainer.next_step, note))
@@ -369,8 +369,6 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
             gauges.set({"step": done, "fetched_mb": store.fetched_bytes / 1e6})
             if writer is None:
                 continue
-            # Again and again: Ray forgets what is not set anew.
-            gauges.set({"attempts": attempts, "total_steps": pretrainer.total_steps})
             watch.post(done, f"loss {report.loss:.3f}, {values['windows_per_s']:,.0f} windows/s, {crew}")
             if done % settings.checkpoint_every_steps == 0 or done == pretrainer.total_steps:
                 position = {"next_step": done}
