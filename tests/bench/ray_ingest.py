@@ -31,7 +31,7 @@ PAIRS = 20
 RECORDINGS = 2
 
 
-def measure(folder: Path, pairs: int = PAIRS, time_scale: float = 0.5) -> list[Figure]:
+def measure(folder: Path, pairs: int = PAIRS, time_scale: float = 0.12) -> list[Figure]:
     """The ratio of both times: median over pairs of turns."""
     experiment = load_experiment(
         "pretrain",

@@ -22,7 +22,7 @@ from tests.machines import Machines, machines
 from tests.servers import mlflow_server
 from tests.training.tiny_store import write_tiny_store
 
-STEPS = 160
+STEPS = 120
 
 
 def steps_logged(uri: str) -> list[int]:
@@ -75,12 +75,12 @@ def outlive(command: tuple[str, ...], variables: dict[str, str], uri: str, runs:
     """What the job printed under which a worker and a machine were killed."""
     with machines(2, variables) as cluster:
         refused = cluster.submit(*command, token="0" * 64)
+        job = cluster.submit(*command, own_code=False)
         assert "token" in refused.communicate()[0]
         assert refused.returncode == 2
-        job = cluster.submit(*command, own_code=False)
         wait_for_step(uri, 20, job)
-        kill_a_training_worker(cluster)
         second = cluster.submit(*command)
+        kill_a_training_worker(cluster)
         assert "another job on this cluster is at this run" in second.communicate()[0]
         assert second.returncode == 2
         wait_for_step(uri, max(steps_logged(uri)) + 30, job)
