@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from emod.catalog import Experiment
 from emod.evaluation import make_splits
 from emod.evaluation.representation import alignment, emotion_classes, knn_scores, uniformity, va_rank_correlation
 from emod.model import Emod
+from emod.monitoring import gauge
 from emod.objective import va_weights
 from emod.shards import ShardStore
 from emod.tracking import ensure_run
@@ -343,3 +345,12 @@ def test_prometheus_finds_them_at_rays_own_port(
         last = client.get_metric_history(run_id, name)[-1].value
         base, _, corpus = name.partition("/")
         assert ours[base, corpus or "all"] == pytest.approx(last), name
+
+
+@pytest.mark.long
+def test_a_gauge_that_stands_still_stays(ray_cluster: None) -> None:
+    """An alert looks for those; Ray by itself forgets what is not set anew."""
+    (node,) = ray.nodes()
+    gauge("stands_still", 3.0, run="hung")
+    time.sleep(60.0)
+    assert scrape(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics")["stands_still", "hung", "", ""] == 3.0
