@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
         client = JobSubmissionClient(address)
         client.submit_job(entrypoint=shlex.join(words[1:]), submission_id=job, runtime_env=environment)
     except UNREACHABLE as error:
-        print(f"submit.py: {address}: {first_line(error)}; {job} is there or is not: look first", file=sys.stderr)
+        print(f"submit.py: {address}: {first_line(error)}; ray job status {job} says if it was taken", file=sys.stderr)
         return LOST
     except FAILURES as error:
         return refuse(f"{address}: {first_line(error)}")
@@ -101,7 +101,7 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
         except FAILURES:
             if time.monotonic() - answered > PATIENCE_S:
                 tailing.cancel()
-                await asyncio.wait([tailing])
+                await asyncio.gather(tailing, return_exceptions=True)
                 raise
             await asyncio.sleep(LOOK_EVERY_S / 5)
             continue

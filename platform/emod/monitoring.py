@@ -32,7 +32,7 @@ __all__ = ["Gauges", "count", "gauge", "log", "tell_progress"]
 _LOGGER = logging.getLogger("emod")
 # Below the period of Ray's export.
 _REPEAT_S = 5.0
-# (metric, its tags) -> its newest value.
+# A metric and its tags.
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 _newest: dict[_Series, float] = {}
 
