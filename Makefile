@@ -3,13 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-kustomize test-gpu bench drill audit debian lint clean
+.PHONY: demo test test-long test-real test-browser test-torcheeg test-triton test-kustomize test-rules test-gpu bench drill audit debian lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/quickstart.py
 
+# Two files at a time: each spends much of its time waiting for processes that start.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m long --timeout 3600
@@ -43,6 +44,11 @@ test-triton: $(VENV)/installed-test
 
 test-kustomize: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m kustomize
+
+# What alerts ring for and what not, by Prometheus' own promtool.
+test-rules:
+	promtool check rules infra/monitoring/emod.rules.yml
+	promtool test rules infra/monitoring/emod.rules.test.yml
 
 # Two ranks over NCCL against one: where there are two GPUs.
 test-gpu: $(VENV)/installed-test

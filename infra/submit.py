@@ -5,8 +5,9 @@
 Where Ray is installed; RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN as for `ray job submit`. What is set here of
 EMOD_DATA, EMOD_STORE, EMOD_RUNS and MLFLOW_TRACKING_URI goes along, in place of what the cluster's machines have.
 
-Exit codes: the job's; 2 it was refused; 75 the cluster does not answer, or not any more: the job may run;
-128 and its number where a signal ended the job, 143 where it was stopped; 130 interrupted here, the job goes on.
+Exit codes: the job's; 2 it was refused; 75 the cluster does not answer, not yet or not any more: the job may run;
+128 and its number where a signal ended the job, 143 where it was stopped; 130 interrupted here, or nobody reads its
+output any more: the job goes on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import requests
@@ -26,14 +33,19 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+Answer = TypeVar("Answer")
+
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = ("EMOD_DATA", "EMOD_STORE", "EMOD_RUNS", "MLFLOW_TRACKING_URI")
 PATIENCE_S = 60.0
+SENDING_S = 600.0
 LOOK_EVERY_S = 5.0
 LOST = 75
-UNREACHABLE = (ConnectionError, requests.ConnectionError)
+UNREACHABLE = (ConnectionError, requests.ConnectionError, TimeoutError)
+# A server that cannot now, or a proxy in front of none: as Ray's client says it, and as requests does.
+PASSING = re.compile(r"(Request failed with status code )?5\d\d\b")
 # All that a request to a cluster ends in.
-FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError, TimeoutError)
+FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
 
 
 def main(words: list[str]) -> int:
@@ -41,9 +53,12 @@ def main(words: list[str]) -> int:
     if not words or words[0] != "--" or len(words) == 1:
         return refuse("give the job after --, as in: python infra/submit.py -- python jobs/ingest.py")
     address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+    os.environ.pop("RAY_ADDRESS", None)  # Ray's client would take it instead
     given = {name: os.environ[name] for name in ADDRESSES if os.environ.get(name)}
-    if secret := next((name for name, url in given.items() if "@" in url.partition("://")[2].partition("/")[0]), None):
-        return refuse(f"{secret} holds a password, which everybody who sees the job would see; set it on the machines")
+    if secret := next((name for name, url in given.items() if re.search("://.*[@?]", url)), None):
+        return refuse(
+            f"{secret} holds a password or a signature: whoever sees the job would see it; set it on the machines"
+        )
     environment = yaml.safe_load((ROOT / "infra/runtime-env.yaml").read_text(encoding="utf-8"))
     environment["env_vars"] |= given
     environment["working_dir"] = str(ROOT)
@@ -51,42 +66,69 @@ def main(words: list[str]) -> int:
     # runtime-env.yaml names them; Ray warns of each that it would leave out by itself.
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
     job = f"raysubmit_{uuid.uuid4().hex[:16]}"
-    print(f"{job} at {address}", file=sys.stderr, flush=True)
+    shown = without_secrets(address)
+    print(f"{job} at {shown}", file=sys.stderr, flush=True)
     try:
-        client = JobSubmissionClient(address)
-        client.submit_job(entrypoint=shlex.join(words[1:]), submission_id=job, runtime_env=environment)
-    except UNREACHABLE as error:
-        print(f"submit.py: {address}: {first_line(error)}; ray job status {job} says if it was taken", file=sys.stderr)
-        return LOST
-    except FAILURES as error:
-        return refuse(f"{address}: {first_line(error)}")
-    loop = asyncio.new_event_loop()  # asyncio.run would wait at its end for a request that is never answered
-    try:
-        found = loop.run_until_complete(follow(client, job))
-    except KeyboardInterrupt:
-        print(f"{job} goes on; ray job logs --follow {job}, ray job stop {job}", file=sys.stderr)
+        return code_of(job, asyncio.run(submitted(address, job, shlex.join(words[1:]), environment)))
+    except (KeyboardInterrupt, UnreadError):
+        print(f"{job} goes on if it was taken; ray job logs --follow {job}, ray job stop {job}", file=sys.stderr)
         return 130
-    except FAILURES as error:
-        print(
-            f"submit.py: {address} has not answered for {PATIENCE_S:g} s ({first_line(error)}); {job} may still run: "
-            f"look with ray job status {job} before you submit it again",
-            file=sys.stderr,
-        )
+    except LostError as error:
+        print(f"submit.py: {shown}: {error}", file=sys.stderr)
         return LOST
-    finally:
-        loop.close()
-    return code_of(job, found)
+    except FAILURES as error:
+        return refuse(f"{shown}: {first_line(error)}")
+
+
+class LostError(Exception):
+    """The cluster does not answer; what to do."""
+
+
+class UnreadError(Exception):
+    """Nobody reads what is printed."""
+
+
+async def submitted(address: str, job: str, entrypoint: str, environment: dict[str, object]) -> JobDetails:
+    """Uploads the sources, submits the job, and follows it to its end."""
+
+    def submit() -> JobSubmissionClient:
+        client = JobSubmissionClient(address)
+        client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=environment)
+        return client
+
+    try:
+        client = await within(SENDING_S, submit)
+    except FAILURES as error:
+        if isinstance(error, UNREACHABLE) or PASSING.match(first_line(error)):
+            raise LostError(f"{first_line(error)}; ray job status {job} says if it was taken") from error
+        raise
+    return await follow(client, job)
+
+
+async def within(seconds: float, request: Callable[[], Answer]) -> Answer:
+    """A request of Ray's client, which would wait for ever for a machine that is gone: in a thread that may do so."""
+    answer: Future[Answer] = Future()
+    answer.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            answer.set_result(request())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wait_for(asyncio.wrap_future(answer), seconds)
 
 
 async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
     """Prints what the job prints until it has ended; connections may break meanwhile."""
-    printed = 0
+    printed, told = 0, False
 
     async def tail() -> None:
         nonlocal printed
         known = 0  # it begins anew each time
         async for lines in client.tail_job_logs(job):
-            print(lines[max(0, printed - known) :], end="", flush=True)
+            show(lines[max(0, printed - known) :])
             known += len(lines)
             printed = max(printed, known)
 
@@ -94,23 +136,43 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
     answered = time.monotonic()
     while True:
         await asyncio.wait([tailing], timeout=LOOK_EVERY_S)
+        if tailing.done() and isinstance(tailing.exception(), UnreadError):
+            tailing.result()
         try:
-            # In a thread: a machine that is gone answers nothing, and the request itself would wait for ever.
-            found = await asyncio.wait_for(asyncio.to_thread(client.get_job_info, job), 2 * LOOK_EVERY_S)
+            found = await within(2 * LOOK_EVERY_S, lambda: client.get_job_info(job))
             answered = time.monotonic()
-        except FAILURES:
+        except FAILURES as error:
             if time.monotonic() - answered > PATIENCE_S:
                 tailing.cancel()
                 await asyncio.gather(tailing, return_exceptions=True)
-                raise
+                raise LostError(
+                    f"no answer for {PATIENCE_S:g} s ({first_line(error)}); {job} may still run: look with "
+                    f"ray job status {job} before you submit it again"
+                ) from error
             await asyncio.sleep(LOOK_EVERY_S / 5)
             continue
         if found.status.is_terminal():
             await asyncio.wait([tailing], timeout=LOOK_EVERY_S)  # its last lines
+            if not tailing.done() or tailing.exception():
+                tailing.cancel()
+                with suppress(*FAILURES):
+                    lines = await within(2 * LOOK_EVERY_S, lambda: client.get_job_logs(job))
+                    show(lines[printed:])
             return found
         if tailing.done():
-            tailing.exception()  # told by whether the cluster answers
+            if (broken := tailing.exception()) and not told:
+                told = True
+                print(f"its output does not come ({first_line(broken)}); it is asked for again", file=sys.stderr)
+            await asyncio.sleep(LOOK_EVERY_S / 5)
             tailing = asyncio.create_task(tail())
+
+
+def show(lines: str) -> None:
+    """Prints what the job printed."""
+    try:
+        print(lines, end="", flush=True)
+    except BrokenPipeError:
+        raise UnreadError from None
 
 
 def code_of(job: str, found: JobDetails) -> int:
@@ -133,11 +195,19 @@ def refuse(reason: str) -> int:
 
 def first_line(error: BaseException) -> str:
     """What an error says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    silent = "no answer" if isinstance(error, TimeoutError) else type(error).__name__
+    return without_secrets((str(error).strip().splitlines() or [silent])[0].rstrip("."))
+
+
+def without_secrets(text: str) -> str:
+    """Without users and passwords of addresses."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")
     ended = main(sys.argv[1:])
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ended)  # a request that waits for ever may still hold its thread
+    os._exit(ended)  # a closed output would be complained about once more

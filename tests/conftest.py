@@ -40,10 +40,10 @@ class S3Server:
         return self.folder.joinpath(self.bucket, *parts)
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of an address of this machine that nobody listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 

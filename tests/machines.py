@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.conftest import free_port
 from tests.network import Network
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ class Machines:
         self.folder = Path(tempfile.mkdtemp(prefix="emod-"))
         self.token = secrets.token_hex(32)
         self._network = network
-        self._port, self._dashboard = _free_port(), _free_port()
+        self._port, self._dashboard = free_port(), free_port()
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "EMOD_", "MLFLOW_"))}
         # Of whoever submits; and of the machines.
         self._submits = clean | {
@@ -68,13 +68,13 @@ class Machines:
 
     def start(self, name: str, *, head: bool = False) -> None:
         """Starts a machine; a head first, and again where one was lost."""
-        ports = ["--dashboard-agent-listen-port", str(_free_port()), "--metrics-export-port", str(_free_port())]
+        ports = ["--dashboard-agent-listen-port", str(free_port()), "--metrics-export-port", str(free_port())]
         # Of its own: in one folder the agent of each machine would remove what jobs of another still use.
         ports += ["--temp-dir", str(self.folder / name)]
         memory = ["--object-store-memory", str(_MEMORY), "--node-ip-address", self._host(name)]
         if head:
             role = ["--head", "--port", str(self._port), "--num-cpus", "0", "--dashboard-port", str(self._dashboard)]
-            role += ["--dashboard-host", self._host(name), "--ray-client-server-port", str(_free_port())]
+            role += ["--dashboard-host", self._host(name), "--ray-client-server-port", str(free_port())]
         else:
             role = ["--address", f"{self._host('head')}:{self._port}", "--num-cpus", "1"]
         inside = self._network.inside(name) if self._network else []
@@ -98,7 +98,8 @@ class Machines:
                 process.poll()
                 time.sleep(0.05)
         else:
-            os.killpg(process.pid, signal.SIGKILL)  # workers end with their raylet
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)  # workers end with their raylet
         process.wait()
 
     def processes(self, name: str, title: str) -> list[int]:
@@ -138,12 +139,14 @@ class Machines:
         request = urllib.request.Request(
             f"{self.address}/api/version", headers={"Authorization": f"Bearer {self.token}"}
         )
+        patience = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(request, timeout=5).close()
                 return
             except (urllib.error.URLError, OSError):
-                assert self._running["head"].poll() is None, (self.folder / "head.log").read_text()
+                lost = self._running["head"].poll() is not None or time.monotonic() > patience
+                assert not lost, (self.folder / "head.log").read_text()
                 time.sleep(0.2)
 
     def stop(self) -> None:
@@ -176,9 +179,3 @@ def machines(workers: int, variables: Mapping[str, str], network: Network | None
         yield started
     finally:
         started.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

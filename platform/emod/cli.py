@@ -146,36 +146,50 @@ def progress(label: str, total: int | None) -> Iterator[Tick]:
         label: What is being done.
         total: How many steps; None where nobody knows.
     """
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description:<18}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
-            task = bars.add_task(label, total=total, note="")
-
-            def advance(steps: int = 1, note: str = "") -> None:
-                bars.advance(task, steps)
-                if note:
-                    bars.update(task, note=note)
-                _tell(label, int(bars.tasks[task].completed), total)
-
+    _tell(label, 0, total)
+    try:
+        with (_bar if sys.stderr.isatty() else _lines)(label, total) as advance:
             yield advance
-        return
+    finally:
+        if "ray" in sys.modules:
+            from emod.monitoring import forget_progress
 
+            forget_progress(label)
+
+
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=total, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            bars.advance(task, steps)
+            if note:
+                bars.update(task, note=note)
+            _tell(label, int(bars.tasks[task].completed), total)
+
+        yield advance
+
+
+@contextmanager
+def _lines(label: str, total: int | None) -> Iterator[Tick]:
     done, told_at = 0, -math.inf
 
     def report(steps: int = 1, note: str = "") -> None:

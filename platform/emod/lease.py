@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 import ray
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emod import storage
@@ -43,20 +44,22 @@ def one_driver(run_name: Callable[[Experiment], str]) -> Callable[[Verb[Given, M
 
 @contextmanager
 def hold(experiment: Experiment, run_name: str) -> Iterator[None]:
-    """Holds a run's folder for the time of the block, against other jobs of this cluster; without one, of this machine.
+    """Holds a run's folder for the time of the block, against other jobs of this cluster.
 
-    Nothing has to run out when its driver is killed: the cluster, or the kernel, lets go of what a dead driver held.
-    Two clusters do not know of each other.
+    Without a cluster, against other jobs of this user on this machine, by a lock in the user's cache folder. Nothing
+    has to run out when its driver is killed: the cluster, or the kernel, lets go of what a dead driver held. Two
+    clusters do not know of each other.
 
     Args:
         experiment: Its runs' address.
         run_name: As in the experiment.
 
     Raises:
-        RequestError: If another driver holds it.
+        RequestError: If another driver holds it, or no lock can be made.
     """
     url = storage.join(experiment.addresses.runs_url(), run_name)
-    name = hashlib.sha256(url.encode()).hexdigest()
+    place = os.path.realpath(url.removeprefix("file://")) if storage.is_local(url) else url
+    name = f"{run_name.replace('/', '-')}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
     on_cluster = bool(os.environ.get("RAY_ADDRESS"))
     where = "cluster" if on_cluster else "machine"
     refusal = RequestError(
@@ -69,18 +72,22 @@ def hold(experiment: Experiment, run_name: str) -> Iterator[None]:
         try:
             # Its name is taken before this returns, and free when its driver is gone.
             holder = ray.remote(_Holder).options(name=name, namespace=_NAMESPACE, **options).remote()
-        except ValueError:
+        except ActorAlreadyExistsError:
             raise refusal from None
         try:
             yield
         finally:
             ray.kill(holder)
         return
-    lock = FileLock(os.path.join(tempfile.gettempdir(), f"emod-run-{os.getuid()}-{name[:16]}.lock"))
+    folder = user_cache_path("emod", appauthor=False) / "locks"
+    lock = FileLock(folder / f"{name}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         raise refusal from None
+    except OSError as error:
+        raise RequestError(f"{folder}: no lock can be made there ({error.strerror}); set XDG_CACHE_HOME") from None
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ Metrics are in Ray's export as ``ray_emod_<name>``, where Prometheus finds them;
 
 | metric | tags | of |
 | --- | --- | --- |
-| `done`, `planned` | `part`, `ray_job` | each progress bar: recordings, steps, trainings; planned where it is known |
+| `done`, `planned` | `part`, `ray_job` | each open progress bar: recordings, steps; planned where it is known |
 | `recordings_total` | `run`, `corpus`, `ended` | ingest: at their end, with windows, nothing, or before this job |
 | `windows_total` | `run`, `corpus` | ingest: windows made |
 | `problems_total` | `run`, `corpus`, `code` | ingest: what could not be used |
@@ -27,7 +27,7 @@ from functools import cache
 import ray
 from ray.util.metrics import Counter, Gauge
 
-__all__ = ["Gauges", "count", "gauge", "log", "tell_progress"]
+__all__ = ["Gauges", "count", "forget_progress", "gauge", "log", "tell_progress"]
 
 _LOGGER = logging.getLogger("emod")
 # Below the period of Ray's export.
@@ -70,6 +70,13 @@ def tell_progress(part: str, done: int, total: int | None) -> None:
         gauge("done", done, **tags)
         if total is not None:
             gauge("planned", total, **tags)
+
+
+def forget_progress(part: str) -> None:
+    """Lets go of a bar that is closed, finished or not: nobody shall wait for it."""
+    of_part = "part", _ascii({"part": part})["part"]
+    for series in [series for series in list(_newest) if series[0] in ("done", "planned") and of_part in series[1]]:
+        _newest.pop(series, None)
 
 
 class Gauges:

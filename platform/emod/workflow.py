@@ -123,7 +123,15 @@ def on_ray(num_cpus: int | None = None, *, quiet: bool = False, dashboard: bool 
         num_cpus: CPUs of a local cluster; None takes what the machine has. A cluster has its own.
         quiet: Keep workers' output and Ray's own logs off the terminal, where a progress bar is.
         dashboard: Start one beside a local cluster, and say where; a cluster has its own.
+
+    Raises:
+        RequestError: If $RAY_ADDRESS leads through Ray Client.
     """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise RequestError(f"RAY_ADDRESS={address}: a job runs inside its cluster; send it there by ray job submit")
+    if address == "local":
+        del os.environ["RAY_ADDRESS"]  # as if it were not set
     if ray.is_initialized():
         yield
         return

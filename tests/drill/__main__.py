@@ -1,4 +1,4 @@
-"""The drill: the jobs on a cluster of real parts, four of them while those are killed. python -m tests.drill
+"""The drill: the jobs on a cluster of real parts, five of them while those are killed. python -m tests.drill
 
 A head and two workers in network namespaces, an S3 server, MLflow on PostgreSQL; the jobs are submitted over HTTP with
 a token. What was lost or doubled is counted afterwards in the store, in MLflow's database and in every log. It wants
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import os
 import re
@@ -62,17 +63,26 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """As `COLUMNS`."""
         assert self.counted is not None
-        counted = (str(self.counted.lost), str(self.counted.doubled), str(self.counted.points_doubled))
+        found = self.counted
+        counted = ("none made" if count is None else str(count) for count in (found.lost, found.doubled, found.points))
         return self.fault, self.during, self.happened, f"{self.pause_s:.0f} s", *counted
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a job's faults cost, counted once it was done."""
+    """What a job's faults cost, counted once it was done.
+
+    Attributes:
+        points: Metric points that are there twice; None of a job that makes none.
+    """
 
     lost: int
     doubled: int
-    points_doubled: int
+    points: int | None
+
+    @property
+    def whole(self) -> bool:
+        return not (self.lost or self.doubled or self.points)
 
 
 @dataclass(frozen=True)
@@ -290,8 +300,10 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
 
     def kill_worker(title: str) -> Callable[[], None]:
         def strike() -> None:
+            patience = time.monotonic() + 60
             found: list[int] = []
             while not found:
+                assert time.monotonic() < patience, f"no {title} to kill"
                 found = [number for name in ("worker-1", "worker-2") for number in cluster.processes(name, title)]
             os.kill(found[0], signal.SIGKILL)
 
@@ -344,6 +356,10 @@ def faults_of(drill: Place) -> dict[str, list[Fault]]:
             Fault("the MLflow server is killed, back after 20 s", 20, **dead_mlflow, lasts_s=20),
             Fault("the driver is killed", 30, kill_driver),
         ],
+        "finetune": [
+            Fault("a worker is killed", 2, kill_worker("ray::RayTrainWorker")),
+            Fault("the driver is killed", 5, kill_driver),
+        ],
         "evaluate": [
             Fault("a worker is killed", 1, kill_worker("ray::_answer")),
             Fault("the head is lost, and the cluster with it; a new one comes", 4, lose_cluster, new_cluster),
@@ -359,6 +375,9 @@ def main() -> int:
         faults = faults_of(drill)
         disk = drill.s3.disk / BUCKET
         experiment = ("--experiment", "drill")
+        # Names of runs, as SQL says them, and a metric of each epoch.
+        trials = ("like 'drill-sweep/%'", "validation")
+        finetuning = ("= 'drill-finetune-emotion'", "finetune/emotion/loss")
         for corpus, size in {"deap": ("20", "16", "0.2"), "seed_iv": ("10", "6", "0.06")}.items():
             flags = ("--subjects", size[0], "--trials", size[1], "--time-scale", size[2], "--effect", "strong")
             drill.job("jobs/simulate.py", "--corpus", corpus, "--out", f"s3://{BUCKET}/recordings/{corpus}", *flags)
@@ -378,21 +397,19 @@ def main() -> int:
         )
         drill.job("jobs/pretrain.py", *experiment, "--set", "pretrain.run_name=drill-calm")
         drill.count("pretrain", counted_steps(drill.postgres))
+        drill.job("jobs/sweep.py", *experiment, faults=faults["sweep"], progress=Points(drill.postgres, *trials))
+        drill.count("sweep", counted_epochs(drill.postgres, *trials, trainings=TRIALS))
         drill.job(
-            "jobs/sweep.py",
-            *experiment,
-            faults=faults["sweep"],
-            progress=Points(drill.postgres, "like 'drill-sweep/%'", "validation"),
+            "jobs/finetune.py", *experiment, faults=faults["finetune"], progress=Points(drill.postgres, *finetuning)
         )
-        drill.count("sweep", counted_epochs(drill.postgres))
-        drill.job("jobs/finetune.py", *experiment)
+        drill.count("finetune", counted_epochs(drill.postgres, *finetuning, trainings=1))
         drill.job(
             "jobs/evaluate.py",
             *experiment,
             faults=faults["evaluate"],
             progress=Files(disk / "runs/drill-evaluate", "*.parquet"),
         )
-        drill.count("evaluate", counted_answers(disk / "runs/drill-evaluate/answers", drill.postgres))
+        drill.count("evaluate", counted_answers(disk / "runs/drill-evaluate", drill.postgres))
         drill.job("jobs/register.py", *experiment, ends_with=(0, 3))  # 3: the gate says no to so small a model
         found = told_secrets(drill)
     for line in found:
@@ -400,7 +417,7 @@ def main() -> int:
     print(f"{(time.monotonic() - began) / 60:.1f} minutes, {os.cpu_count()} cores\n")
     for cells in (COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in drill.rows)):
         print(f"| {' | '.join(cells)} |")
-    whole = not found and not any(row.counted != Counts(0, 0, 0) for row in drill.rows)
+    whole = not found and all(row.counted is not None and row.counted.whole for row in drill.rows)
     CONSOLE.print("[green]nothing lost, doubled or told[/]" if whole else "[red]not whole[/]")
     return 0 if whole else 1
 
@@ -419,7 +436,7 @@ def counted_windows() -> Counts:
     corpora = tuple(calm.corpora)
     if not lost + doubled:
         assert calm.manifest.hash_of(corpora) == store.manifest.hash_of(corpora), "other windows under the same names"
-    return Counts(lost, doubled, 0)
+    return Counts(lost, doubled, None)
 
 
 def counted_steps(postgres: Postgres) -> Counts:
@@ -436,22 +453,26 @@ def _losses(postgres: Postgres, name: str) -> list[tuple[int, float]]:
     return [(int(str(step)), float(str(loss))) for step, loss in postgres.ask(query)]
 
 
-def counted_epochs(postgres: Postgres) -> Counts:
-    """Epochs of each trial, from the first to its last without a gap."""
-    name = "like 'drill-sweep/%'"
-    query = f"select name, step from metrics join runs using (run_uuid) where name {name} and key = 'validation'"
+def counted_epochs(postgres: Postgres, name: str, key: str, *, trainings: int) -> Counts:
+    """Epochs of each training, from the first to its last without a gap."""
+    query = f"select name, step from metrics join runs using (run_uuid) where name {name} and key = '{key}'"
     epochs: dict[str, Counter[int]] = {}
-    for trial, step in postgres.ask(query):
-        epochs.setdefault(str(trial), Counter())[int(str(step))] += 1
-    lost = (TRIALS - len(epochs)) * EPOCHS + sum(len(set(range(1, EPOCHS + 1)) - set(each)) for each in epochs.values())
+    for training, step in postgres.ask(query):
+        epochs.setdefault(str(training), Counter())[int(str(step))] += 1
+    lost = (trainings - len(epochs)) * EPOCHS + sum(
+        len(set(range(1, EPOCHS + 1)) - set(each)) for each in epochs.values()
+    )
     doubled = sum(of_trial.total() - len(of_trial) for of_trial in epochs.values())
     return Counts(lost, doubled, doubled_points(postgres, name))
 
 
 def counted_answers(folder: Path, postgres: Postgres) -> Counts:
-    """Of each training to each test window, which are the same for all."""
-    answers = [Counter(pq.read_table(path)["window_id"].to_pylist()) for path in sorted(folder.glob("*.parquet"))]
-    windows = set().union(*answers)
+    """Of each training to each test window of the split, which is the same for all."""
+    (split,) = (folder / "splits").glob("*.json")
+    windows = set(json.loads(split.read_text())["window_ids"]["test"])
+    assert windows
+    files = sorted((folder / "answers").glob("*.parquet"))
+    answers = [Counter(pq.read_table(path)["window_id"].to_pylist()) for path in files]
     lost = (TRAININGS - len(answers)) * len(windows) + sum(len(windows - set(each)) for each in answers)
     doubled = sum(each[window] - 1 for each in answers for window in windows & set(each))
     return Counts(lost, doubled, doubled_points(postgres, "= 'drill-evaluate'"))

@@ -24,6 +24,8 @@ import psycopg2
 from aiohttp import ClientError, ClientSession, web
 from yarl import URL
 
+from tests.conftest import free_port
+
 __all__ = ["FaultyS3", "Postgres", "Server", "mlflow_server"]
 
 Mood = Literal["well", "busy", "slow", "expired"]
@@ -137,7 +139,7 @@ def _postgres_programs() -> Path:
 
 def mlflow_server(postgres: Postgres, host: str, folder: Path) -> tuple[Server, str]:
     """A tracking server with a registry, and its address; artefacts go through it into a folder."""
-    port = _free_port(host)
+    port = free_port(host)
     words = ["--workers", "1", "--host", host, "--port", str(port)]
     words += ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts"), "--allowed-hosts", "*"]
     # Not on the command line, which everybody on the machine can read.
@@ -174,14 +176,14 @@ class FaultyS3:
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={disk_mb}m", "tmpfs", self.disk], check=True)
         for bucket in buckets:
             (self.disk / bucket).mkdir()
-        self._behind = _free_port("127.0.0.1")
+        self._behind = free_port("127.0.0.1")
         rclone = os.path.join(sysconfig.get_path("scripts"), "rclone")
         words = ["--config", "/dev/null", "serve", "s3", "--addr", f"127.0.0.1:{self._behind}", str(self.disk)]
         # Quoted, since rclone takes a variable for a list with commas.
         environment = os.environ | {"RCLONE_AUTH_KEY": f'"{self.key},{self.secret}"'}
         self.server = Server([rclone, *words], ("127.0.0.1", self._behind), environment, folder / "s3.log")
         self.server.start()
-        port = _free_port(host)
+        port = free_port(host)
         self.endpoint = f"http://{host}:{port}"
         self._answered = 0
         self._loop = asyncio.new_event_loop()
@@ -253,9 +255,3 @@ class FaultyS3:
 def _refusal(status: int, code: str, message: str) -> web.Response:
     text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'
     return web.Response(status=status, text=text, content_type="application/xml")
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,34 @@ def test_images_run_as_nobody_in_particular_and_hold_only_what_is_named() -> Non
     for line in ignored:
         if line.startswith("!"):
             assert (ROOT / line[1:]).exists(), line
+
+
+def test_the_launcher_finds_what_amazon_wants() -> None:
+    """Its driver runs on the head; what a node does not name Ray would choose: an old image, open to the world."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["aws"] == ["boto3"]
+    assert "*p['optional-dependencies']['aws']" in (INFRA / "images/Dockerfile").read_text()
+    nodes = yaml.safe_load((INFRA / "ray/aws.yaml").read_text())["available_node_types"]
+    for name, node in nodes.items():
+        config = node["node_config"]
+        assert {"ImageId", "SubnetIds", "SecurityGroupIds"} <= config.keys(), name
+        assert config["IamInstanceProfile"] == {"Name": "emod-head" if name == "head" else "emod-data"}
+    statements = json.loads((INFRA / "ray/iam-head.json").read_text())["Statement"]
+    (passed,) = [each["Resource"] for each in statements if each["Action"] == "iam:PassRole"]
+    assert passed.endswith(":role/emod-data")
+
+
+def test_rays_object_store_lies_in_memory() -> None:
+    """Ray takes a share of the machine's memory, and the disk where /dev/shm is smaller."""
+    for name in ("ray-head", "ray-worker"):
+        service = yaml.safe_load((INFRA / "compose/compose.yaml").read_text())["services"][name]
+        (store,) = re.findall(r"--object-store-memory=(\d+)", service["command"])
+        assert service["shm_size"] == "2gb"
+        assert 10**9 < int(store) < 2 * 2**30 * 0.95
+
+
+def test_the_head_of_spot_machines_stays() -> None:
+    for name, spec in _clusters("spot"):
+        head = spec["headGroupSpec"]["template"]
+        assert head["metadata"]["annotations"] == {"karpenter.sh/do-not-disrupt": "true"}, name
+        assert head["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "on-demand"}, name

@@ -2,7 +2,7 @@
 
 import importlib.util
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -41,16 +41,22 @@ def test_what_is_wrong_here_is_said_in_a_line(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://reader:secret@mlflow.lab:5000")
     assert submit.main(job) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.lab:5000")
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    for signed in ("https://lab.example.org/deap?sig=secret", "s3://key:se/cret@bucket/deap"):
+        monkeypatch.setenv("EMOD_DATA", signed)
+        assert submit.main(job) == 2
+    monkeypatch.setenv("EMOD_DATA", "s3://bucket/deap")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:10")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://me:secret@127.0.0.1:9")
     assert submit.main(job) == 75
     said = capsys.readouterr().err
     assert "secret" not in said
-    for words in ("give the job after --", "holds a password", "http://127.0.0.1:9: Failed to connect"):
+    assert "se/cret" not in said
+    for words in ("give the job after --", "holds a password", "http://***@127.0.0.1:9: Failed to connect"):
         assert words in said
 
 
-class _FallsSilent(BaseHTTPRequestHandler):
-    """A head that takes a job and says nothing more, as behind a tunnel whose far end is gone."""
+class _Head(BaseHTTPRequestHandler):
+    """A head, or what stands in front of one, that takes a job and then falls silent, as a tunnel with no far end."""
 
     over = threading.Event()
 
@@ -60,7 +66,10 @@ class _FallsSilent(BaseHTTPRequestHandler):
         elif self.path.startswith("/api/packages/"):
             self._answer(b"{}")
         else:
-            self.over.wait()
+            self.asked()
+
+    def asked(self) -> None:
+        self.over.wait()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -69,28 +78,146 @@ class _FallsSilent(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
+    def _answer(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
 
+class _IsNotReady(_Head):
+    """As Ray answers in a cluster's first seconds."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(b"No available agent to submit job, please try again later.", 500)
+
+
+class _IsAway(_Head):
+    """A proxy in front of none."""
+
+    def do_GET(self) -> None:
+        self._answer(b"<html>Bad gateway</html>", 502)
+
+
+class _Refuses(_Head):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(b"a wrong runtime environment", 400)
+
+
+class _TakesNothing(_Head):
+    def do_POST(self) -> None:
+        self.over.wait()
+
+
+class _AnswersSometimes(_Head):
+    """Two questions of three are left open; the job ends at the 24th."""
+
+    questions = 0
+
+    def asked(self) -> None:
+        if self.path.endswith("/logs/tail"):
+            self.over.wait()
+        elif self.path.endswith("/logs"):
+            self._answer(b'{"logs": ""}')
+        else:
+            type(self).questions += 1
+            if self.questions % 3:
+                self.over.wait()
+            status = b'"SUCCEEDED", "driver_exit_code": 0' if self.questions >= 24 else b'"RUNNING"'
+            self._answer(b'{"type": "SUBMISSION", "entrypoint": "python", "status": ' + status + b"}")
+
+
+class _HasNoWebSockets(_Head):
+    """A proxy that knows plain HTTP alone; the job ends at the third question."""
+
+    questions = 0
+
+    def asked(self) -> None:
+        if self.path.endswith("/logs/tail"):
+            self._answer(b"no upgrade here", 400)
+        elif self.path.endswith("/logs"):
+            self._answer(b'{"logs": "all that it printed"}')
+        else:
+            type(self).questions += 1
+            status = b'"FAILED", "driver_exit_code": 3' if self.questions == 3 else b'"RUNNING"'
+            self._answer(b'{"type": "SUBMISSION", "entrypoint": "python", "status": ' + status + b"}")
+
+
 @pytest.fixture
-def silent_head() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _FallsSilent)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    _FallsSilent.over.set()
-    server.shutdown()
+def submit_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[_Head]], int]]:
+    """The exit code of a submission to such a head, by somebody of little patience."""
+    _Head.over.clear()
+    servers: list[ThreadingHTTPServer] = []
+    for head in (_AnswersSometimes, _HasNoWebSockets):
+        monkeypatch.setattr(head, "questions", 0)
+    for limit, seconds in {"PATIENCE_S": 0.5, "LOOK_EVERY_S": 0.1, "SENDING_S": 3.0}.items():
+        monkeypatch.setattr(submit, limit, seconds)
+
+    def submit_to(head: type[_Head]) -> int:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), head)
+        server.daemon_threads = True
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+        return int(submit.main(["--", "python", "jobs/ingest.py"]))
+
+    yield submit_to
+    _Head.over.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
-def test_a_head_that_falls_silent_is_not_waited_for(
-    silent_head: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("head", "code", "said"),
+    [
+        (_Head, 75, "no answer for 0.5 s"),
+        (_IsNotReady, 75, "No available agent to submit job, please try again later; ray job status raysubmit_"),
+        (_IsAway, 75, "502 Server Error: Bad Gateway"),
+        (_TakesNothing, 75, "no answer; ray job status raysubmit_"),
+        (_Refuses, 2, "400: a wrong runtime environment"),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(
+    submit_to: Callable[[type[_Head]], int],
+    capsys: pytest.CaptureFixture[str],
+    head: type[_Head],
+    code: int,
+    said: str,
 ) -> None:
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", silent_head)
-    monkeypatch.setattr(submit, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(submit, "LOOK_EVERY_S", 0.1)
-    assert submit.main(["--", "python", "jobs/ingest.py"]) == 75
-    assert "has not answered for 0.5 s" in capsys.readouterr().err
+    assert submit_to(head) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("submit.py: http://127.0.0.1:")
+    assert said in last
+
+
+def test_requests_that_stay_open_do_not_add_up(
+    submit_to: Callable[[type[_Head]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "PATIENCE_S", 5.0)
+    monkeypatch.setattr(submit, "LOOK_EVERY_S", 0.05)
+    assert submit_to(_AnswersSometimes) == 0
+    assert _AnswersSometimes.questions == 24
+
+
+def test_nobody_reads_what_the_job_prints(
+    submit_to: Callable[[type[_Head]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(lines: str) -> None:
+        raise submit.UnreadError
+
+    monkeypatch.setattr(submit, "show", closed)
+    assert submit_to(_HasNoWebSockets) == 130
+    assert "goes on if it was taken" in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_followed_comes_at_the_end(
+    submit_to: Callable[[type[_Head]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit_to(_HasNoWebSockets) == 3
+    told = capsys.readouterr()
+    assert told.out == "all that it printed"
+    assert told.err.count("its output does not come") == 1
+    assert _HasNoWebSockets.questions == 3

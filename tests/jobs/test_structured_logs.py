@@ -48,6 +48,17 @@ def test_a_line_has_its_facts(caplog: pytest.LogCaptureFixture) -> None:
     assert (record.event, record.run, record.step) == ("checkpoint written", "first", 20)  # type: ignore[attr-defined]
 
 
+def test_operators_see_a_bar_from_its_start_until_it_is_closed(ray_cluster: None) -> None:
+    def shown() -> dict[str, float]:
+        return {name: value for (name, tags), value in monitoring._newest.items() if ("part", "two of \\xe9") in tags}
+
+    with cli.progress("two of é", 2) as advance:
+        assert shown() == {"done": 0, "planned": 2}
+        advance(1)
+        assert shown() == {"done": 1, "planned": 2}
+    assert shown() == {}
+
+
 def test_progress_is_for_people_unless_ray_writes_for_machines(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,11 +81,11 @@ def outlive(command: tuple[str, ...], variables: dict[str, str], uri: str, runs:
         wait_for_step(uri, 20, job)
         second = cluster.submit(*command)
         kill_a_training_worker(cluster)
-        assert "another job on this cluster is at this run" in second.communicate()[0]
-        assert second.returncode == 2
         wait_for_step(uri, max(steps_logged(uri)) + 30, job)
         cluster.kill("worker-2")
         cluster.start("worker-3")
+        assert "another job on this cluster is at this run" in second.communicate()[0]
+        assert second.returncode == 2
         told = job.communicate()[0]
         assert job.returncode == 0, told
         again = cluster.submit(*command)

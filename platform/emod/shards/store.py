@@ -7,6 +7,7 @@ reads the manifest only. torch is imported when windows are first read: whoever 
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -339,17 +340,21 @@ class _CorpusReader:
 def _told(corpus: str, total: int, tell: Callable[[str], None] | None) -> Iterator[Tick]:
     """Progress in bytes: on stderr in megabytes, or as words to whoever is told."""
     done = 0
-    with progress(f"copy {corpus}, MB", 1 + total // 10**6) if tell is None else nullcontext() as bar:
+    with progress(f"copy {corpus}, MB", _megabytes(total)) if tell is None else nullcontext() as bar:
 
         def advance(steps: int = 1, note: str = "") -> None:
             nonlocal done
             before, done = done, done + steps
             if bar is not None:
-                bar(done // 10**6 - before // 10**6)
+                bar(_megabytes(done) - _megabytes(before))
             elif tell is not None:
                 tell(f"copying {corpus}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB")
 
         yield advance
+
+
+def _megabytes(size: int) -> int:
+    return math.ceil(size / 10**6)
 
 
 @contextmanager

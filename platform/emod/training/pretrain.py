@@ -6,8 +6,10 @@ The network itself is stepped by `Pretrainer`. A run is resumed by its name; wha
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -334,6 +336,8 @@ def _pretrain_worker(config: dict[str, Any]) -> None:
     client = MlflowClient(tracking_uri) if rank == 0 else None
     costs = Costs(world_size, device, client.get_run(run_id).data.metrics if client is not None else None)
     gauges = Gauges(settings.run_name, rank)
+    # kill -USR1 writes the stacks of a worker that stands still into its log; Ray's py-spy wants SYS_PTRACE.
+    faulthandler.register(signal.SIGUSR1)
     probe = HeldOutProbe(store, experiment, held_out, device=device, group=group)
     watch: Watch = config["watch"]
     crew = f"{world_size} worker{'s' * (world_size > 1)}"
