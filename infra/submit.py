@@ -5,7 +5,8 @@
 Where Ray is installed; RAY_API_SERVER_ADDRESS and RAY_AUTH_TOKEN as for `ray job submit`. What is set here of
 EMOD_DATA, EMOD_STORE, EMOD_RUNS and MLFLOW_TRACKING_URI goes along, in place of what the cluster's machines have.
 
-Exit codes: the job's; 2 it was refused; 75 the cluster does not answer, not yet or not any more: the job may run;
+Exit codes: the job's; 2 it was refused; 75 the cluster does not answer, not yet or not any more: the job may run, or
+the cluster's head was lost and the job with it;
 128 and its number where a signal ended the job, 143 where it was stopped; 130 interrupted here, or nobody reads its
 output any more: the job goes on.
 """
@@ -142,6 +143,8 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
             found = await within(2 * LOOK_EVERY_S, lambda: client.get_job_info(job))
             answered = time.monotonic()
         except FAILURES as error:
+            if f"Job {job} does not exist" in str(error):
+                raise LostError(f"it does not know {job} any more: its head was lost, and the job with it") from error
             if time.monotonic() - answered > PATIENCE_S:
                 tailing.cancel()
                 await asyncio.gather(tailing, return_exceptions=True)

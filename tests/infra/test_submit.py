@@ -111,6 +111,13 @@ class _TakesNothing(_Head):
         self.over.wait()
 
 
+class _IsAnother(_Head):
+    """A new head at the address of one that was lost."""
+
+    def asked(self) -> None:
+        self._answer(f"Job {self.path.split('/')[3]} does not exist".encode(), 404)
+
+
 class _AnswersSometimes(_Head):
     """Two questions of three are left open; the job ends at the 24th."""
 
@@ -177,6 +184,7 @@ def submit_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type[_Head]
         (_IsNotReady, 75, "No available agent to submit job, please try again later; ray job status raysubmit_"),
         (_IsAway, 75, "502 Server Error: Bad Gateway"),
         (_TakesNothing, 75, "no answer; ray job status raysubmit_"),
+        (_IsAnother, 75, "any more: its head was lost, and the job with it"),
         (_Refuses, 2, "400: a wrong runtime environment"),
     ],
 )
