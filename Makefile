@@ -57,7 +57,7 @@ test-gpu: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m tests.bench
 
-# Every job on a cluster of real parts while they are killed; 25 minutes, as root. `make debian` installs what it needs.
+# Every job on a cluster of real parts while they are killed; up to 25 minutes, as root. `make debian` installs what it needs.
 drill: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[drill]'
 	$(BIN)/python -m tests.drill

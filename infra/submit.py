@@ -41,10 +41,13 @@ ADDRESSES = ("EMOD_DATA", "EMOD_STORE", "EMOD_RUNS", "MLFLOW_TRACKING_URI")
 PATIENCE_S = 60.0
 SENDING_S = 600.0
 LOOK_EVERY_S = 5.0
+ANSWER_S = 10.0
 LOST = 75
 UNREACHABLE = (ConnectionError, requests.ConnectionError, TimeoutError)
 # A server that cannot now, or a proxy in front of none: as Ray's client says it, and as requests does.
 PASSING = re.compile(r"(Request failed with status code )?5\d\d\b")
+# What a head says of a job that its own agent refused.
+REFUSED = re.compile(r"\nRuntimeError: Request failed with status code 4\d\d")
 # All that a request to a cluster ends in.
 FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
 
@@ -68,17 +71,17 @@ def main(words: list[str]) -> int:
     os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")
     job = f"raysubmit_{uuid.uuid4().hex[:16]}"
     shown = without_secrets(address)
-    print(f"{job} at {shown}", file=sys.stderr, flush=True)
+    tell(f"{job} at {shown}")
     try:
         return code_of(job, asyncio.run(submitted(address, job, shlex.join(words[1:]), environment)))
     except (KeyboardInterrupt, UnreadError):
-        print(f"{job} goes on if it was taken; ray job logs --follow {job}, ray job stop {job}", file=sys.stderr)
+        tell(f"{job} goes on if it was taken; ray job logs --follow {job}, ray job stop {job}")
         return 130
     except LostError as error:
-        print(f"submit.py: {shown}: {error}", file=sys.stderr)
+        tell(f"submit.py: {shown}: {error}")
         return LOST
     except FAILURES as error:
-        return refuse(f"{shown}: {first_line(error)}")
+        return refuse(f"{shown}: {in_a_line(error)}")
 
 
 class LostError(Exception):
@@ -100,8 +103,9 @@ async def submitted(address: str, job: str, entrypoint: str, environment: dict[s
     try:
         client = await within(SENDING_S, submit)
     except FAILURES as error:
-        if isinstance(error, UNREACHABLE) or PASSING.match(first_line(error)):
-            raise LostError(f"{first_line(error)}; ray job status {job} says if it was taken") from error
+        passing = PASSING.match(str(error)) and not REFUSED.search(str(error))
+        if passing or isinstance(error, UNREACHABLE):
+            raise LostError(f"{in_a_line(error)}; ray job status {job} says if it was taken") from error
         raise
     return await follow(client, job)
 
@@ -140,7 +144,7 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
         if tailing.done() and isinstance(tailing.exception(), UnreadError):
             tailing.result()
         try:
-            found = await within(2 * LOOK_EVERY_S, lambda: client.get_job_info(job))
+            found = await within(ANSWER_S, lambda: client.get_job_info(job))
             answered = time.monotonic()
         except FAILURES as error:
             if f"Job {job} does not exist" in str(error):
@@ -149,7 +153,7 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
                 tailing.cancel()
                 await asyncio.gather(tailing, return_exceptions=True)
                 raise LostError(
-                    f"no answer for {PATIENCE_S:g} s ({first_line(error)}); {job} may still run: look with "
+                    f"no answer for {PATIENCE_S:g} s ({in_a_line(error)}); {job} may still run: look with "
                     f"ray job status {job} before you submit it again"
                 ) from error
             await asyncio.sleep(LOOK_EVERY_S / 5)
@@ -159,13 +163,13 @@ async def follow(client: JobSubmissionClient, job: str) -> JobDetails:
             if not tailing.done() or tailing.exception():
                 tailing.cancel()
                 with suppress(*FAILURES):
-                    lines = await within(2 * LOOK_EVERY_S, lambda: client.get_job_logs(job))
+                    lines = await within(ANSWER_S, lambda: client.get_job_logs(job))
                     show(lines[printed:])
             return found
         if tailing.done():
             if (broken := tailing.exception()) and not told:
                 told = True
-                print(f"its output does not come ({first_line(broken)}); it is asked for again", file=sys.stderr)
+                tell(f"its output does not come ({in_a_line(broken)}); it is asked for again")
             await asyncio.sleep(LOOK_EVERY_S / 5)
             tailing = asyncio.create_task(tail())
 
@@ -181,25 +185,34 @@ def show(lines: str) -> None:
 def code_of(job: str, found: JobDetails) -> int:
     """Of a job that has ended."""
     if found.status == JobStatus.STOPPED:
-        print(f"{job} was stopped", file=sys.stderr)
+        tell(f"{job} was stopped")
         return 143
     code = found.driver_exit_code
     if code is None:  # it never began, or its head was lost
-        print(f"{job}: {found.status}: {' '.join((found.message or '').split())}", file=sys.stderr)
+        tell(f"{job}: {found.status}: {' '.join((found.message or '').split())}")
         return 0 if found.status == JobStatus.SUCCEEDED else 1
     return 128 - code if code < 0 else code
 
 
 def refuse(reason: str) -> int:
     """One line, and the code of a wrong request."""
-    print(f"submit.py: {reason}", file=sys.stderr)
+    tell(f"submit.py: {reason}")
     return 2
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says."""
+def tell(line: str) -> None:
+    """A line of our own, for whoever still reads it."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says; of a traceback that a head sends along, its end."""
     silent = "no answer" if isinstance(error, TimeoutError) else type(error).__name__
-    return without_secrets((str(error).strip().splitlines() or [silent])[0].rstrip("."))
+    first, *others = str(error).strip().splitlines() or [silent]
+    if others:
+        first = first.replace("Traceback (most recent call last):", others[-1])
+    return without_secrets(first.rstrip("."))
 
 
 def without_secrets(text: str) -> str:
@@ -212,5 +225,4 @@ if __name__ == "__main__":
     ended = main(sys.argv[1:])
     with suppress(BrokenPipeError):
         sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(ended)  # a closed output would be complained about once more

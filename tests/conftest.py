@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sysconfig
@@ -18,6 +19,11 @@ import ray.data
 import s3fs
 
 KEY, SECRET = "loopback-key-of-the-tests", "loopback-secret-of-the-tests"
+
+
+def pytest_configure() -> None:
+    """One token for all processes of the tests: of two that make the user's at once, each could have its own."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @dataclass(frozen=True)

@@ -307,9 +307,14 @@ def test_the_launcher_finds_what_amazon_wants() -> None:
         config = node["node_config"]
         assert {"ImageId", "SubnetIds", "SecurityGroupIds"} <= config.keys(), name
         assert config["IamInstanceProfile"] == {"Name": "emod-head" if name == "head" else "emod-data"}
-    statements = json.loads((INFRA / "ray/iam-head.json").read_text())["Statement"]
-    (passed,) = [each["Resource"] for each in statements if each["Action"] == "iam:PassRole"]
+    assert "openssh-client rsync" in (INFRA / "images/Dockerfile").read_text(), "the head starts workers by them"
+    allowed = json.loads((INFRA / "ray/iam-head.json").read_text())["Statement"]
+    free = {each["Action"] for each in allowed if "Condition" not in each}
+    assert free == {"ec2:DescribeInstances", "ec2:RunInstances", "iam:PassRole"}
+    (passed,) = [each["Resource"] for each in allowed if each["Action"] == "iam:PassRole"]
     assert passed.endswith(":role/emod-data")
+    conditions = [each["Condition"]["StringEquals"] for each in allowed if "Condition" in each]
+    assert conditions == [{"ec2:CreateAction": "RunInstances"}, {"ec2:ResourceTag/ray-cluster-name": "emod"}]
 
 
 def test_rays_object_store_lies_in_memory() -> None:

@@ -33,7 +33,7 @@ def _expressions() -> list[str]:
 def _metrics(expression: str) -> set[str]:
     """Names of metrics: words that are neither in braces nor in a by-clause, nor called, nor an operator."""
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on) *\([^)]*\)", " ", expression)
-    return set(re.findall(r"\b[a-z][a-z_0-9]*\b(?! *\()", bare)) - {"and", "or", "unless", "sum"}
+    return set(re.findall(r"\b[a-z][a-z_0-9]*\b(?! *\()", bare)) - {"and", "or", "unless", "sum", "bool", "offset"}
 
 
 def _of_ray() -> set[str]:
